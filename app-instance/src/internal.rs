@@ -1,0 +1,79 @@
+//! What the instance answers to Beaver itself, through the router's internal listener.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use contracts::{
+    instance::{EndSessions, HandOff, HandOffCode, OwnerTaken, Readiness, TakeOwner, TestProvider},
+    provider::ProviderTest,
+};
+use http::StatusCode;
+use serde_json::json;
+use service::{Json, Problem};
+use token::Purpose;
+
+use crate::{app::App, session::rd, upstream::trial};
+
+/// The internal endpoints; that the call is Beaver's is checked around them.
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/api/auth/register", post(register))
+        .route("/api/auth/login", post(login))
+        .route("/api/auth/logout", post(logout))
+        .route("/api/provider/test", post(test_provider))
+        .route("/healthz", get(async || Json(json!({ "status": "ok", "version": service::VERSION }))))
+        .route("/readyz", get(ready))
+}
+
+async fn register(
+    State(app): State<Arc<App>>,
+    Json(TakeOwner { assertion }): Json<TakeOwner>,
+) -> Result<Json<OwnerTaken>, Problem> {
+    app.assertions.verify(Purpose::Register, &assertion).await?;
+    let client_id = app.registrar.register().await?;
+    Ok(Json(OwnerTaken { client_id }))
+}
+
+async fn login(State(app): State<Arc<App>>, Json(hand_off): Json<HandOff>) -> Result<impl IntoResponse, Problem> {
+    let rd = rd::checked(hand_off.rd.as_deref(), &app.config.origin);
+    let code = app.hand_offs.begin(&hand_off.assertion, hand_off.edge_token.as_deref(), rd).await?;
+    Ok(Json(HandOffCode { code }))
+}
+
+async fn logout(
+    State(app): State<Arc<App>>,
+    Json(EndSessions { assertion }): Json<EndSessions>,
+) -> Result<StatusCode, Problem> {
+    let claims = app.assertions.verify(Purpose::Logout, &assertion).await?;
+    // Without a sid it is about everything the owner is signed in to here.
+    let ended = match &claims.extra.sid {
+        Some(sid) => app.sessions.end_by_sid(sid).await,
+        None => app.sessions.end_all().await,
+    };
+    ended.map_err(Problem::unavailable)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn test_provider(
+    State(app): State<Arc<App>>,
+    Json(TestProvider { assertion, provider }): Json<TestProvider>,
+) -> Result<Json<ProviderTest>, Problem> {
+    let claims = app.assertions.verify(Purpose::ProviderTest, &assertion).await?;
+    let provider =
+        provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
+    let mut transaction = app.store.begin().await.map_err(Problem::unavailable)?;
+    app.assertions.spend(&mut transaction, &claims).await?;
+    transaction.commit().await.map_err(Problem::unavailable)?;
+    Ok(Json(trial::run(&app.upstream, &Arc::new(provider)).await))
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Problem> {
+    app.store.ping().await.map_err(Problem::unavailable)?;
+    let registered = app.registrar.client_id().await.map_err(Problem::unavailable)?.is_some();
+    Ok(Json(Readiness { registered, config_generation: app.config.generation }))
+}

@@ -1,0 +1,94 @@
+//! One person's workspace: chat with their model, a model gateway with keys, and settings, behind a Unix socket.
+//!
+//! It has no network. In comes HTTP from the router on `in/http.sock`; out go the provider's connections through
+//! `out/egress.sock` and authz's through `out/identity.sock`. All that lasts is in `/data`.
+
+rust_i18n::i18n!("locales", fallback = "en");
+
+pub mod app;
+mod chat;
+mod door;
+mod gateway;
+pub mod identity;
+mod internal;
+mod kept;
+mod pages;
+mod provider;
+mod session;
+pub mod settings;
+#[cfg(test)]
+mod testing;
+mod upstream;
+
+pub use upstream::Roots;
+
+use std::time::Duration;
+
+use ::settings::Env;
+use service::Shutdown;
+use store::{Database, Store};
+
+use crate::{
+    app::{App, Means},
+    settings::Settings,
+};
+
+/// The tables.
+pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/app-instance");
+
+/// One writer and one reader: there is one person.
+const CONNECTIONS: u32 = 2;
+/// How long answers being made may take to be written down at the end.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Runs the instance until `stop`.
+///
+/// # Errors
+/// When it cannot start, or its socket fails.
+pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
+    run_with(Settings::from_env(&env)?, Means::default(), stop).await
+}
+
+/// As [`run`], with given means.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyhow::Result<()> {
+    if settings.exit_with_parent {
+        stop_at_end_of_input(stop.clone());
+    }
+    let Some(_lock) = door::lock(&settings.data, &stop).await? else { return Ok(()) };
+    let database = Database::Sqlite(settings.data.join("instance.db"));
+    let store = Store::open_with(&database, &MIGRATOR, CONNECTIONS).await?;
+    let app = App::new(&settings, store.clone(), means, stop.clone()).await?;
+    let listener = door::listen(&settings.inward, "http.sock")?;
+    let sweeping = tokio::spawn(app.clone().sweep());
+    let served = service::serve_unix(listener, app.routes(), stop.clone()).await;
+    // However serving ended, the rest ends too, and what was being written is written.
+    stop.cancel();
+    app.tasks.close();
+    if tokio::time::timeout(LAST_WRITES, app.tasks.wait()).await.is_err() {
+        tracing::warn!("answers were still being written at the end");
+    }
+    let _ = sweeping.await;
+    store.close().await;
+    Ok(served?)
+}
+
+/// Where `healthcheck` asks.
+///
+/// # Errors
+/// When a setting is unusable.
+pub fn health_url(env: &Env) -> anyhow::Result<String> {
+    let settings = Settings::from_env(env)?;
+    Ok(format!("unix:{}:/healthz", settings.http_socket().display()))
+}
+
+/// Cancels `stop` when standard input ends. A thread of its own: a blocked read would hold the runtime up at the end.
+fn stop_at_end_of_input(stop: Shutdown) {
+    std::thread::spawn(move || {
+        let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        tracing::info!(clean = ended.is_ok(), "the parent is gone; draining");
+        stop.cancel();
+    });
+}

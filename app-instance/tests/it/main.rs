@@ -1,0 +1,10 @@
+//! One instance as its neighbours meet it: a fake authz and a fake egress on its sockets, a fake provider on loopback.
+
+mod chat;
+mod fakes;
+mod gateway;
+mod hand_off;
+mod house;
+mod process;
+mod settings_page;
+mod tls;

@@ -1,0 +1,4 @@
+//! Side-by-side measurements of Beaver: each round measures both sides, so that a noisy machine is noisy for both.
+
+pub mod spawn;
+pub mod stats;

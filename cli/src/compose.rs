@@ -1,0 +1,126 @@
+//! The compose tool: `docker compose` (2) or `docker-compose` (1.29 and up).
+
+use std::{ffi::OsStr, process::Stdio};
+
+use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
+use tokio::process::Command;
+
+use crate::{engine::parse_version, stack::Stack};
+
+/// The oldest docker-compose that waits for `service_completed_successfully`.
+const OLDEST: (usize, usize) = (1, 29);
+
+/// A compose tool that is good enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compose {
+    program: Vec<String>,
+    /// Its version, as it says.
+    pub version: String,
+}
+
+/// Looks for a compose tool.
+///
+/// # Errors
+/// The version of the one that is too old; empty when there is none.
+pub async fn detect() -> Result<Compose, String> {
+    let mut found = Vec::new();
+    for program in [vec!["docker", "compose"], vec!["docker-compose"]] {
+        let output = Command::new(program[0])
+            .args(&program[1..])
+            .args(["version", "--short"])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .ok()
+            .filter(|output| output.status.success());
+        if let Some(output) = output {
+            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            found.push((program.into_iter().map(str::to_owned).collect(), version));
+        }
+    }
+    choose(found)
+}
+
+/// The first that is new enough.
+fn choose(found: Vec<(Vec<String>, String)>) -> Result<Compose, String> {
+    let mut too_old = String::new();
+    for (program, version) in found {
+        if parse_version(&version).is_some_and(|v| v >= OLDEST) {
+            return Ok(Compose { program, version });
+        }
+        too_old = version;
+    }
+    Err(too_old)
+}
+
+impl Compose {
+    /// How one calls it.
+    pub fn name(&self) -> String {
+        self.program.join(" ")
+    }
+
+    /// The tool on this stack.
+    fn command<I: AsRef<OsStr>>(&self, stack: &Stack, arguments: &[I]) -> anyhow::Result<Command> {
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]);
+        command.arg("--project-name").arg(&stack.prefix);
+        command.arg("--project-directory").arg(&stack.project.dir);
+        command.arg("--file").arg(stack.project.dir.join("compose.yaml"));
+        if stack.project.env_file.exists() {
+            command.arg("--env-file").arg(&stack.project.env_file);
+        }
+        let (socket, _) = stack.socket()?;
+        command
+            .args(arguments)
+            .current_dir(&stack.project.dir)
+            .env("PWD", &stack.project.dir)
+            // Relative in the file, absolute in a mount.
+            .env("BEAVER_DATA_DIR", &stack.data_dir)
+            .env("BEAVER_DOCKER_SOCKET", &socket)
+            .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+            .env("COMPOSE_PROJECT_NAME", &stack.prefix)
+            .env("COMPOSE_ANSI", "never")
+            .stdin(Stdio::null());
+        for (name, secret) in stack.secrets()? {
+            command.env(name, secret.expose_secret());
+        }
+        Ok(command)
+    }
+
+    /// Runs the tool; its standard output. What it says is shown only when it fails.
+    ///
+    /// # Errors
+    /// When it cannot be run or fails; then with the end of what it said.
+    pub async fn run<I: AsRef<OsStr>>(&self, stack: &Stack, arguments: &[I]) -> anyhow::Result<String> {
+        let output =
+            self.command(stack, arguments)?.output().await.with_context(|| format!("cannot run {}", self.name()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+            let end = lines[lines.len().saturating_sub(12)..].join("\n  ");
+            let what = arguments.first().map(|a| a.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
+            bail!("{} {what} failed:\n  {end}", self.name());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tool(program: &str, version: &str) -> (Vec<String>, String) {
+        (program.split(' ').map(str::to_owned).collect(), version.to_owned())
+    }
+
+    #[test]
+    fn the_plugin_goes_first_and_an_old_tool_is_named() {
+        let both = vec![tool("docker compose", "v2.29.7"), tool("docker-compose", "1.29.2")];
+        assert_eq!(choose(both).unwrap().name(), "docker compose");
+        let old_plugin = vec![tool("docker compose", "1.0"), tool("docker-compose", "1.29.2")];
+        assert_eq!(choose(old_plugin).unwrap().name(), "docker-compose");
+        assert_eq!(choose(vec![tool("docker-compose", "1.25.0")]), Err("1.25.0".into()));
+        assert_eq!(choose(Vec::new()), Err(String::new()));
+    }
+}

@@ -1,0 +1,5 @@
+//! `beaver`, the operator's command.
+
+fn main() -> std::process::ExitCode {
+    beaver::main()
+}

@@ -1,0 +1,113 @@
+//! The data directories: made, and each given to the one that writes it. Runs as root in compose.yaml's one-shot
+//! container, so that the operator need not be root.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, ensure};
+use settings::Env;
+
+use crate::{Exit, args::EngineKind, remembered, stack::DIRECTORIES};
+
+/// Whom the services run as, in compose.yaml and in the images.
+const SERVICE_ID: u32 = 10001;
+
+/// Makes what is missing under `BEAVER_DATA_DIR`.
+///
+/// # Errors
+/// When a directory cannot be made or given away.
+pub fn prepare() -> anyhow::Result<Exit> {
+    let data = data_dir()?;
+    for name in DIRECTORIES {
+        let path = data.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        // instances/ and deploy-control/ are nobody's but root's; run/ is passed through by the router.
+        let (owner, mode) = match name {
+            "authz" | "router" => (SERVICE_ID, 0o700),
+            "run" => (0, 0o755),
+            _ => (0, 0o700),
+        };
+        if owner == SERVICE_ID {
+            // A back-up brought back by root must not lock its service out.
+            give(&path, owner)?;
+        } else {
+            lchown(&path, Some(owner), Some(owner)).with_context(|| format!("cannot give {} away", path.display()))?;
+        }
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    }
+    remembered::write(&data, EngineKind::Docker)?;
+    Ok(Exit::Ok)
+}
+
+/// Removes what [`prepare`] made and everything in it; nothing else in the data directory is touched.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_data() -> anyhow::Result<Exit> {
+    let data = data_dir()?;
+    remove_directories(&data)?;
+    Ok(Exit::Ok)
+}
+
+/// Removes the directories of a stack, and the data directory itself once it is empty and ours to remove.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_directories(data: &Path) -> anyhow::Result<()> {
+    for name in DIRECTORIES {
+        let path = data.join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    remembered::forget(data).with_context(|| format!("cannot clear {}", data.display()))?;
+    Ok(())
+}
+
+fn data_dir() -> anyhow::Result<PathBuf> {
+    let data = PathBuf::from(Env::from_process().string("BEAVER_DATA_DIR")?);
+    ensure!(data.is_absolute() && data.parent().is_some(), "BEAVER_DATA_DIR must be an absolute path, not /");
+    Ok(data)
+}
+
+/// Gives a directory and what is in it to `owner`. Links are given themselves, never followed.
+fn give(path: &Path, owner: u32) -> anyhow::Result<()> {
+    let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    if meta.uid() != owner || meta.gid() != owner {
+        lchown(path, Some(owner), Some(owner)).with_context(|| format!("cannot give {} away", path.display()))?;
+    }
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
+            give(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_directories_are_removed_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere"));
+        fs::create_dir_all(data.join("instances/i-1/data")).unwrap();
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("kept"), "").unwrap();
+        fs::write(data.join("letter.txt"), "").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, data.join("instances/i-1/data/link")).unwrap();
+        remembered::write(&data, EngineKind::Docker).unwrap();
+        remove_directories(&data).unwrap();
+        assert!(!data.join("instances").exists() && !data.join("engine").exists());
+        assert!(data.join("letter.txt").exists() && elsewhere.join("kept").exists());
+    }
+}

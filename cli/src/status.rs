@@ -1,0 +1,142 @@
+//! `beaver status`: services and workspaces.
+
+use contracts::deploy::Instance;
+use serde::Serialize;
+
+use crate::{
+    Exit,
+    args::{EngineKind, Place},
+    ask::{self, Answers},
+    compose,
+    engine::{self, Engine},
+    process, remembered,
+    stack::{self, Project, SERVICES, Stack},
+    text,
+    ui::Ui,
+};
+
+/// One service, as the engine sees it.
+#[derive(Debug, Serialize)]
+struct ServiceStatus {
+    name: &'static str,
+    container: Option<String>,
+    /// The engine's word: running, exited, restarting; or missing.
+    state: String,
+    /// The engine's sentence, such as "Up 2 minutes (healthy)".
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    engine: &'static str,
+    up: bool,
+    services: Vec<ServiceStatus>,
+    /// Absent when deploy-control did not say.
+    instances: Option<Vec<Instance>>,
+    trouble: Vec<String>,
+}
+
+/// Prints how the stack is. [`Exit::NotUp`] unless every service runs and answers.
+///
+/// # Errors
+/// When the engine cannot be asked.
+pub async fn status(place: &Place, json: bool, ui: &Ui) -> anyhow::Result<Exit> {
+    let stack = Stack::load(Project::find(place)?, &stack::shell())?;
+    let status = match remembered::read(&stack.data_dir)? {
+        Some(EngineKind::Process) => of_process(&stack).await?,
+        _ => of_docker(&stack).await?,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status, ui);
+    }
+    Ok(if status.up { Exit::Ok } else { Exit::NotUp })
+}
+
+async fn of_docker(stack: &Stack) -> anyhow::Result<Status> {
+    let engine = Engine::of(stack).await?;
+    let (mut services, mut up) = (Vec::new(), true);
+    for service in SERVICES {
+        let name = stack.container(service);
+        let found = engine.container(&name).await?;
+        up &= found.as_ref().is_some_and(engine::is_running);
+        services.push(ServiceStatus {
+            name: service.name,
+            container: Some(name),
+            state: found.as_ref().and_then(|c| c.state).map_or_else(|| "missing".into(), |s| s.to_string()),
+            detail: found.and_then(|c| c.status).unwrap_or_default(),
+        });
+    }
+    let answers = if up {
+        match compose::detect().await {
+            Ok(compose) => ask::through_compose(stack, &compose).await?,
+            Err(_) => Answers { trouble: vec!["no compose tool to ask with".into()], ..Answers::default() },
+        }
+    } else {
+        Answers::default()
+    };
+    up &= answers.trouble.is_empty();
+    Ok(Status { engine: "docker", up, services, instances: answers.instances, trouble: answers.trouble })
+}
+
+async fn of_process(stack: &Stack) -> anyhow::Result<Status> {
+    let env = process::reach(stack);
+    let state = if env.is_some() { "running" } else { "missing" };
+    let services = SERVICES
+        .iter()
+        .map(|s| ServiceStatus { name: s.name, container: None, state: state.into(), detail: String::new() })
+        .collect();
+    let answers = match &env {
+        Some(env) => ask::services(env).await?,
+        None => Answers::default(),
+    };
+    let up = env.is_some() && answers.trouble.is_empty();
+    Ok(Status { engine: "process", up, services, instances: answers.instances, trouble: answers.trouble })
+}
+
+fn print(status: &Status, ui: &Ui) {
+    let mut rows = vec![[text!(ui, "SERVICE", "服务"), text!(ui, "STATE", "状态"), String::new()]];
+    rows.extend(status.services.iter().map(|s| [s.name.to_owned(), s.state.clone(), s.detail.clone()]));
+    println!("{}", table(&rows));
+    if let Some(instances) = &status.instances {
+        let mut rows = vec![[
+            text!(ui, "WORKSPACE", "工作空间"),
+            text!(ui, "PHASE", "阶段"),
+            text!(ui, "WANTED", "期望"),
+            text!(ui, "ADDRESS", "地址"),
+        ]];
+        rows.extend(instances.iter().map(|i| [i.slug.to_string(), word(&i.phase), word(&i.desired), i.origin.clone()]));
+        println!("\n{}", table(&rows));
+    }
+    for line in &status.trouble {
+        println!("! {line}");
+    }
+}
+
+/// A wire enum's own word.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Columns as wide as their widest cell; wide characters take two places on a terminal.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |cell: &str| cell.chars().map(|c| if c as u32 >= 0x2e80 { 2 } else { 1 }).sum::<usize>();
+    let widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| width(&row[i])).max().unwrap_or_default());
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, w)| format!("{cell}{}", " ".repeat(w - width(cell))));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a", "b"], ["long", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "a     b\nlong  x");
+    }
+}

@@ -1,0 +1,127 @@
+//! compose.yaml gives each service the settings it reads, hardened and published as the design says, and both
+//! generations of the compose tool can read it.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+use serde::Deserialize;
+
+/// What compose.yaml decides itself: where services listen inside their containers, and which engine runs workspaces.
+const FIXED: [&str; 9] = [
+    "PORTAL_LISTEN",
+    "PORTAL_INTERNAL_LISTEN",
+    "AUTHZ_LISTEN",
+    "DEPLOY_LISTEN",
+    "ROUTER_LISTEN",
+    "ROUTER_INTERNAL_LISTEN",
+    "BEAVER_INSTANCE_COMMAND",
+    "DOCKER_HOST",
+    "BEAVER_ENGINE",
+];
+
+#[derive(Deserialize)]
+struct File {
+    services: BTreeMap<String, Service>,
+}
+
+#[derive(Deserialize)]
+struct Service {
+    image: String,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    restart: String,
+    read_only: bool,
+    cap_drop: Vec<String>,
+    #[serde(default)]
+    cap_add: Vec<String>,
+    security_opt: Vec<String>,
+    mem_limit: String,
+    pids_limit: u32,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    ports: Vec<String>,
+    #[serde(default)]
+    volumes: Vec<String>,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn file() -> File {
+    let text = std::fs::read_to_string(root().join("compose.yaml")).unwrap();
+    serde_saphyr::from_str(&text).unwrap()
+}
+
+#[test]
+fn each_service_gets_the_settings_it_reads_and_no_others() {
+    let file = file();
+    for name in ["auth-portal", "authz", "deploy-control", "router-proxy"] {
+        let given = &file.services[name].environment;
+        for setting in settings::settings() {
+            let key = setting.key.as_str();
+            let reads = setting.readers.iter().any(|reader| reader == name) && !FIXED.contains(&key);
+            assert_eq!(
+                given.contains_key(key),
+                reads || (name, key) == ("deploy-control", "BEAVER_ENGINE"),
+                "{name} {key}"
+            );
+            if reads && key != "BEAVER_DATA_DIR" {
+                assert_eq!(given[key], format!("${{{key}:-}}"), "{name}: the default is .env.example's alone");
+            }
+        }
+        for key in given.keys() {
+            let base = key.trim_end_matches("_PREVIOUS");
+            assert!(
+                settings::settings().iter().any(|setting| setting.key == base),
+                "{name} gets {key}, which is no setting"
+            );
+        }
+    }
+}
+
+#[test]
+fn everything_is_hardened_and_only_the_public_parts_are_published() {
+    for (name, service) in file().services {
+        assert!(service.read_only && service.cap_drop == ["ALL"], "{name}");
+        assert_eq!(service.security_opt, ["no-new-privileges:true"], "{name}");
+        assert!(
+            service.pids_limit > 0 && !service.mem_limit.is_empty() && service.image.ends_with(":latest}")
+                || service.image.ends_with(":latest"),
+            "{name}"
+        );
+        assert_eq!(!service.ports.is_empty(), name == "auth-portal" || name == "router-proxy", "{name}");
+        assert!(service.ports.iter().all(|port| port.starts_with("${BEAVER_BIND:-127.0.0.1}:")), "{name}");
+        assert_eq!(service.volumes.iter().any(|v| v.contains("docker.sock")), name == "deploy-control", "{name}");
+        let rooted = matches!(name.as_str(), "deploy-control" | "prepare" | "beaver");
+        if name != "instance-image" {
+            assert_eq!(service.user, if rooted { "0:0" } else { "10001:10001" }, "{name}");
+        }
+        assert_eq!(!service.cap_add.is_empty(), rooted, "{name}");
+        let serves = matches!(name.as_str(), "auth-portal" | "authz" | "deploy-control" | "router-proxy");
+        assert_eq!(service.restart, if serves { "always" } else { "no" }, "{name}");
+    }
+}
+
+/// Whichever of the two tools is installed reads the file, with no .env at all and with one.
+#[test]
+fn the_compose_tools_that_are_here_accept_it() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let mut tried = 0;
+    for tool in [&["docker", "compose"][..], &["docker-compose"]] {
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(tool[0]);
+            command.args(&tool[1..]).args(arguments).env("PWD", root()).current_dir(root());
+            command.output()
+        };
+        if !run(&["version"]).is_ok_and(|output| output.status.success()) {
+            continue;
+        }
+        tried += 1;
+        let env_file = empty.path().to_str().unwrap();
+        let output = run(&["--env-file", env_file, "config", "--quiet"]).unwrap();
+        assert!(output.status.success(), "{tool:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(tried > 0 || std::env::var("BEAVER_TEST_DOCKER").as_deref() != Ok("required"), "no compose tool to try");
+}

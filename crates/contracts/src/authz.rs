@@ -1,0 +1,269 @@
+//! authz's API.
+//!
+//! For the portal and deploy-control (internal token, `Authorization: Bearer`):
+//!
+//! | call | body | answer |
+//! | --- | --- | --- |
+//! | `POST /portal/register`, header `Idempotency-Key` | [`RegisterAccount`] | 201 [`SignedIn`] |
+//! | `GET /portal/slugs/{text}` | – | 200 [`SlugAvailability`] |
+//! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 429 `too_many_attempts` with Retry-After |
+//! | `POST /portal/session` | [`SessionToken`] | 200 [`Session`]; 401 `session_ended` |
+//! | `POST /portal/logout` | [`Logout`] | 200 [`LoggedOut`] |
+//! | `POST /portal/retry-delivery` | [`SessionToken`] | 200 [`Session`], after an attempt; 401 `session_ended` |
+//! | `POST /portal/assertion` | [`AssertionRequest`] | 200 [`AssertionIssued`]; 404 when the slug is not the person's |
+//! | `GET /portal/operator` | – | 200 [`OperatorState`] |
+//! | `POST /portal/operator` | [`RegisterOperator`] | 201 [`SignedIn`]; 403 `operator_link_invalid`, 409 `operator_exists` |
+//! | `POST /backends/register` | [`RegisterBackend`] | 201 [`BackendRegistered`] |
+//!
+//! For instances, through their identity socket, and for whoever verifies tokens:
+//! `POST /oauth/register` (RFC 7591, with the initial access token as Bearer), `POST /oauth/token` (RFC 6749
+//! `client_credentials`, RFC 7523 `private_key_jwt`, RFC 8707 `resource`), `GET /.well-known/jwks.json` (RFC 7517),
+//! `GET /.well-known/oauth-authorization-server` (RFC 8414).
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::{AccountId, InstanceId, Slug};
+
+fn expose<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(secret.expose_secret())
+}
+
+/// The header that makes a repeated [`RegisterAccount`] the same one: 16 to 64 characters the caller chose at random.
+/// The same key with another body is 422 `idempotency_key_reused`.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Signs a person up. Refusals name their field: `slug`, `email` or `password`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterAccount {
+    /// The name: becomes the slug. As typed; authz checks it.
+    pub slug: String,
+    /// The e-mail address, as typed.
+    pub email: String,
+    /// The password, as typed: 15 to 256 characters.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub password: SecretString,
+    /// The person's language: `en` or `zh-CN`.
+    pub locale: String,
+}
+
+/// Makes the first operator account. An operator has no instance.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterOperator {
+    /// The one-time link's token (`BEAVER_OPERATOR_TOKEN`).
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub token: SecretString,
+    /// The e-mail address, as typed.
+    pub email: String,
+    /// The password, as typed.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub password: SecretString,
+    /// The person's language.
+    pub locale: String,
+}
+
+/// Whether the one-time link is still good for anything.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OperatorState {
+    /// Whether there is an operator account.
+    pub exists: bool,
+}
+
+/// Whether a name can be had. Taken and never-given-twice look the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SlugAvailability {
+    /// Whether it can be had now.
+    pub available: bool,
+    /// Why not: a code of [`crate::SlugError`], or `slug_taken`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// Signs a person in.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The e-mail address or the slug, as typed.
+    pub login: String,
+    /// The password, as typed.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub password: SecretString,
+    /// The client's address, for counting failures.
+    pub client_address: String,
+    /// The token of a session to end when this one begins: no fixation. What its person's instance made of it ends too
+    /// ([`SignedIn::ended`]).
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "expose_option")]
+    #[schema(value_type = Option<String>)]
+    pub replaces: Option<SecretString>,
+}
+
+fn expose_option<S: Serializer>(secret: &Option<SecretString>, to: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => to.serialize_some(secret.expose_secret()),
+        None => to.serialize_none(),
+    }
+}
+
+/// A new session.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SignedIn {
+    /// What the cookie holds: 32 random bytes, base64url.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The session.
+    pub session: Session,
+    /// What must end in an instance because this session replaces another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<LoggedOut>,
+}
+
+/// A session and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// The session's public id; what instances' sessions are ended by.
+    pub sid: String,
+    /// The person.
+    pub account_id: AccountId,
+    /// What they may do.
+    pub role: Role,
+    /// Their e-mail address.
+    pub email: String,
+    /// Their name, which is their instance's; operators have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slug: Option<Slug>,
+    /// Their instance; there from the moment of sign-up, even while deploy-control has not heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// Why deploy-control refused to take their instance, as its problem's code; `POST /portal/retry-delivery` offers it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_error: Option<String>,
+    /// Their language.
+    pub locale: String,
+    /// When the session ends at the latest.
+    pub expires_at_ms: i64,
+}
+
+/// What an account may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A person with an instance.
+    Person,
+    /// Runs the house.
+    Operator,
+}
+
+/// A session's token, to be looked up. Looking it up keeps it alive.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionToken {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+}
+
+/// Ends a session, or all of that person's, and with it what the person's instance made of it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Logout {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// Whether all of that person's sessions end: here, and every one the instance has, even those whose portal session is
+    /// long forgotten.
+    #[serde(default)]
+    pub everywhere: bool,
+}
+
+/// What must now end in the person's instance: hand each assertion to its `POST /api/auth/logout`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LoggedOut {
+    /// The person's instance, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// Assertions with `purpose: logout`: one with the `sid` of the session that ended, or, when all ended, one without
+    /// `sid`, at which the instance ends every session it has.
+    pub assertions: Vec<String>,
+}
+
+/// Asks for an assertion about the person of a session, for their own instance.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssertionRequest {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The instance's name; must be that person's.
+    pub slug: Slug,
+    /// What it is for: [`Purpose::Login`] or [`Purpose::ProviderTest`].
+    pub purpose: Purpose,
+    /// For login: base64url of the SHA-256 of the browser's bind cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<String>,
+}
+
+/// What an assertion is for. On the wire also inside the assertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// The instance takes its owner.
+    Register,
+    /// The owner's browser gets a session.
+    Login,
+    /// Sessions made under `sid` end; without `sid`, all.
+    Logout,
+    /// The owner tries a provider.
+    ProviderTest,
+}
+
+/// An assertion, and what the router needs in order to know the owner's browser.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AssertionIssued {
+    /// The instance to hand it to.
+    pub instance_id: InstanceId,
+    /// JWT, typ `beaver-assertion+jwt`, 60 s, `aud` = the instance's origin.
+    pub assertion: String,
+    /// For login: JWT, typ `beaver-edge+jwt`, up to 7 days, `aud` = the instance's origin. The instance makes it a
+    /// cookie of its own origin ([`crate::instance::edge_cookie_name`]); by it alone the router tells the owner, and
+    /// nobody else, why the instance is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge_token: Option<String>,
+}
+
+/// deploy-control asks for an instance's first identity.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterBackend {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// Its name.
+    pub slug: Slug,
+    /// Where it may be sent back to: `<origin>/auth/callback`.
+    pub redirect_uri: String,
+}
+
+/// What `POST /oauth/register` takes once, and what the instance's `POST /api/auth/register` takes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct BackendRegistered {
+    /// The one-time initial access token (RFC 7591, section 1.2): 10 minutes, bound to instance, owner and redirect URI.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub initial_access_token: SecretString,
+    /// When it ends.
+    pub expires_at_ms: i64,
+    /// An assertion with `purpose: register`.
+    pub register_assertion: String,
+}

@@ -1,0 +1,232 @@
+//! deploy-control's API: instances, by id and owner. Every call shows the service token (`Authorization: Bearer`).
+//!
+//! | call | body | answer |
+//! | --- | --- | --- |
+//! | `POST /api/instances/register` | [`RegisterInstance`] | 202 [`Instance`]; the same again for the same id |
+//! | `POST /api/instances/resolve` | [`ResolveInstance`] | 200 [`Instance`] |
+//! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
+//! | `POST /api/instances/{id}/stop`, `/start`, `/restart`, `/retry` | [`OnBehalfOf`] | 202 [`Instance`] |
+//! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`]: for operators |
+//! | `GET /api/instances/{id}/events?account_id=&after=` | – | 200 [`EventList`] |
+//! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
+//! | `GET /api/routes` | – | NDJSON, see [`crate::routes`] |
+//!
+//! `account_id` is the person the call is made for; another person's instance is 404 `instance_not_found`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
+
+/// Asks for an instance. The caller chooses the id, so that a repeated call makes nothing twice.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterInstance {
+    /// The instance to be.
+    pub instance_id: InstanceId,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// Its name.
+    pub slug: Slug,
+}
+
+/// Asks for the instance of a person by its name.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveInstance {
+    /// The person.
+    pub account_id: AccountId,
+    /// The name.
+    pub slug: Slug,
+}
+
+/// Gives an instance its provider.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigureProvider {
+    /// The person.
+    pub account_id: AccountId,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The provider.
+    pub provider: ProviderConfig,
+}
+
+/// Whom a change is made for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnBehalfOf {
+    /// The person.
+    pub account_id: AccountId,
+}
+
+/// What somebody wants an instance to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    /// Up and reachable.
+    Running,
+    /// Down, with its data kept.
+    Stopped,
+    /// Gone.
+    Deleted,
+}
+
+/// How far an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Accepted; nothing is made yet.
+    Accepted,
+    /// Its folders and files are being made.
+    Preparing,
+    /// Its container is being created.
+    Creating,
+    /// Its container is starting, until it is healthy.
+    Starting,
+    /// It is healthy and is taking its owner and its identity.
+    Registering,
+    /// Up and reachable.
+    Ready,
+    /// Being stopped.
+    Stopping,
+    /// Down because somebody wanted it so.
+    Stopped,
+    /// It could not be brought up; `error` says why; `/retry` tries again.
+    Failed,
+    /// The engine cannot be asked at present; what was true last is kept.
+    Unknown,
+    /// Gone.
+    Deleted,
+}
+
+/// An instance, as its owner and the operator may know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name.
+    pub slug: Slug,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// Where a browser finds it: an origin.
+    pub origin: String,
+    /// What is wanted.
+    pub desired: Desired,
+    /// What is.
+    pub phase: Phase,
+    /// Why it is failed, or why the last change did not hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<InstanceError>,
+    /// Counts every wish.
+    pub generation: i64,
+    /// The wish that is fulfilled.
+    pub observed_generation: i64,
+    /// Counts every configuration; 0 is the one without a provider.
+    pub config_generation: i64,
+    /// The configuration that is in force.
+    pub applied_config_generation: i64,
+    /// When it was accepted.
+    pub created_at_ms: i64,
+    /// When anything of this last changed.
+    pub updated_at_ms: i64,
+}
+
+/// Why something did not work: a stable code that pages translate, and an English sentence for whom no translation
+/// helps. No path, address or name of anything inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceError {
+    /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
+    /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `internal`.
+    pub code: String,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// Instances, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct InstanceList {
+    /// The page.
+    pub instances: Vec<Instance>,
+    /// `after` of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<InstanceId>,
+}
+
+/// Something that happened to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Counts an instance's events from 1, without gaps.
+    pub seq: i64,
+    /// When.
+    pub at_ms: i64,
+    /// What.
+    pub code: EventCode,
+    /// Who: a person's account id, `operator`, or `beaver` itself.
+    pub actor: String,
+    /// More of it, where there is any: an [`InstanceError::code`], a generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What can happen to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventCode {
+    /// The sign-up was taken.
+    Accepted,
+    /// Folders and the one-time token are there.
+    Prepared,
+    /// The container is there.
+    Created,
+    /// The container runs.
+    Started,
+    /// The instance answers.
+    Healthy,
+    /// It has its owner and its own identity.
+    Registered,
+    /// It can be reached at its address.
+    Ready,
+    /// Somebody wants it stopped.
+    StopRequested,
+    /// It is stopped.
+    Stopped,
+    /// Somebody wants it running.
+    StartRequested,
+    /// Somebody wants it restarted.
+    RestartRequested,
+    /// Somebody gave it another provider.
+    ConfigRequested,
+    /// The new provider is in force.
+    ConfigApplied,
+    /// The new provider did not hold; the one before is back.
+    ConfigRolledBack,
+    /// Its container was lost or came down by itself, and is made or started again.
+    Recovered,
+    /// An attempt failed; another follows.
+    AttemptFailed,
+    /// It is failed; no attempt follows by itself.
+    Failed,
+    /// Somebody wants another attempt.
+    RetryRequested,
+    /// The engine cannot be asked.
+    EngineLost,
+    /// The engine can be asked again.
+    EngineBack,
+}
+
+/// Events, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EventList {
+    /// The page: those with a `seq` over `after`, at most 200.
+    pub events: Vec<Event>,
+}
+
+/// One message of an instance's stream: the instance as it is, and what is new since the message before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceUpdate {
+    /// The instance.
+    pub instance: Instance,
+    /// The events since the last message; all since `after` in the first one.
+    pub events: Vec<Event>,
+}

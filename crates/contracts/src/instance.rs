@@ -1,0 +1,141 @@
+//! What an instance is given, and what it answers to Beaver itself.
+//!
+//! Files, in its read-only `/config`: `config.json` ([`InstanceConfig`], 0400) and `registration.json`
+//! ([`Registration`], 0400, until it has been spent).
+//!
+//! Calls, only through the router's internal listener (`/instances/{id}/…`, see [`internal_path`]), which is the only one to set
+//! [`crate::INTERNAL`]; 404 from the public edge:
+//!
+//! | call | body | answer |
+//! | --- | --- | --- |
+//! | `POST /api/auth/register` | [`TakeOwner`] | 200 [`OwnerTaken`]; 403 for another person than the owner; idempotent |
+//! | `POST /api/auth/login` | [`HandOff`] | 200 [`HandOffCode`] |
+//! | `POST /api/auth/logout` | [`EndSessions`] | 204 |
+//! | `POST /api/provider/test` | [`TestProvider`] | 200 [`crate::provider::ProviderTest`] |
+//! | `GET /healthz`, `GET /readyz` | – | 200 [`Readiness`], 503 |
+//!
+//! For browsers, on its own origin: `GET /auth/start?rd=`, `GET /auth/finish?code=`, `POST /auth/signout`, the workspace.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
+
+/// `config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    /// The configuration's generation. The instance takes a newer provider into its own settings once.
+    pub generation: i64,
+    /// Itself.
+    pub instance_id: InstanceId,
+    /// Its name.
+    pub slug: Slug,
+    /// Its owner: the `sub` of every assertion it accepts.
+    pub owner: AccountId,
+    /// Its own origin: the `aud` of every assertion it accepts.
+    pub origin: String,
+    /// The issuer's name (`AUTHZ_ISSUER`).
+    pub issuer: String,
+    /// The portal's origin.
+    pub portal: String,
+    /// The provider given at the portal; absent before onboarding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderConfig>,
+    /// The Outlook MCP server, where the operator has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlook_mcp: Option<McpServer>,
+}
+
+/// An MCP server that every instance may use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct McpServer {
+    /// Its name inside the instance.
+    pub id: String,
+    /// Its address.
+    pub url: String,
+}
+
+/// `registration.json`: the one-time token for `/oauth/register`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// The initial access token.
+    pub initial_access_token: String,
+    /// When it ends.
+    pub expires_at_ms: i64,
+}
+
+/// The path on the router's internal listener that leads to `path` of an instance.
+pub fn internal_path(id: InstanceId, path: &str) -> String {
+    format!("/instances/{id}{path}")
+}
+
+/// Body of `POST /api/auth/register`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TakeOwner {
+    /// An assertion with `purpose: register`.
+    pub assertion: String,
+}
+
+/// The instance has its owner and its own OAuth client.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OwnerTaken {
+    /// Its OAuth client.
+    pub client_id: String,
+}
+
+/// Body of `POST /api/auth/login`: no password, and no other member.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandOff {
+    /// An assertion with `purpose: login` and `bind`.
+    pub assertion: String,
+    /// The router's proof of the owner's browser, for the instance to set as a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge_token: Option<String>,
+    /// Where to go after signing in: a local path, checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rd: Option<String>,
+}
+
+/// The code for `/auth/finish`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HandOffCode {
+    /// One time, 30 s, only with the bind cookie.
+    pub code: String,
+}
+
+/// Body of `POST /api/auth/logout`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndSessions {
+    /// An assertion with `purpose: logout`; its `sid` says which.
+    pub assertion: String,
+}
+
+/// Body of `POST /api/provider/test`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestProvider {
+    /// An assertion with `purpose: provider-test`.
+    pub assertion: String,
+    /// What to try; it is not kept.
+    pub provider: ProviderConfig,
+}
+
+/// Answer of `/readyz` of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// Whether it has its owner.
+    pub registered: bool,
+    /// The configuration it runs with: `generation` of `config.json`.
+    pub config_generation: i64,
+}
+
+/// The cookie that holds the edge token, on the instance's origin: `__Host-beaver_edge` with https.
+pub fn edge_cookie_name(secure: bool) -> &'static str {
+    if secure { "__Host-beaver_edge" } else { "beaver_edge" }
+}

@@ -1,0 +1,74 @@
+//! The versioned route feed: deploy-control tells the router which slug leads to which instance, and in what state.
+//!
+//! `GET /api/routes` answers `application/x-ndjson`: one [`RouteMessage`] a line, for as long as the connection lasts.
+//! The first is always a [`RouteMessage::Snapshot`], which replaces everything known; changes follow in the order of
+//! their versions, without gaps; a heartbeat comes at least every 15 s. A reader that sees a gap, or another epoch,
+//! connects again.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{AccountId, InstanceId, Slug};
+
+/// Where the feed is.
+pub const PATH: &str = "/api/routes";
+
+/// One line of the feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteMessage {
+    /// Everything there is.
+    Snapshot(RouteSnapshot),
+    /// One route is new or has changed.
+    Change {
+        /// The feed's version after this change: one more than before.
+        version: u64,
+        /// The route as it is now.
+        route: Route,
+    },
+    /// Nothing has changed.
+    Heartbeat {
+        /// The version the reader must be at.
+        version: u64,
+    },
+}
+
+/// Every route, as of one version. Also the form of the router's snapshot on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouteSnapshot {
+    /// Which run of deploy-control counts the versions.
+    pub epoch: String,
+    /// The version.
+    pub version: u64,
+    /// The routes, deleted ones left out.
+    pub routes: Vec<Route>,
+}
+
+/// One instance, as the router must know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// The name before the base domain.
+    pub slug: Slug,
+    /// The instance; its sockets are in `run/<id>/`.
+    pub instance_id: InstanceId,
+    /// Whose it is.
+    pub account_id: AccountId,
+    /// What it can do at present.
+    pub state: RouteState,
+}
+
+/// What a router does with a request for an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteState {
+    /// Being made or started: a page that goes on by itself. Its doors out are open already.
+    Starting,
+    /// Pass it on.
+    Running,
+    /// Its owner stopped it.
+    Stopped,
+    /// It could not be brought up.
+    Failed,
+    /// Gone for good: forget it and close its doors.
+    Deleted,
+}

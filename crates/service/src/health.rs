@@ -1,0 +1,75 @@
+//! `/healthz` (alive), `/readyz` (its needs are met) and `/metrics` (Prometheus text format).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
+
+type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
+// One recorder a process: with the process engine, all services share it.
+static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Fails only when another recorder is there already; then its numbers are somebody else's to show.
+    let _ = metrics::set_global_recorder(recorder);
+    handle
+});
+
+/// The named needs of a service.
+#[derive(Clone, Default)]
+pub struct Health {
+    checks: Vec<(&'static str, Check)>,
+}
+
+impl Health {
+    /// No needs yet.
+    pub fn new() -> Self {
+        LazyLock::force(&METRICS);
+        Self::default()
+    }
+
+    /// Adds a need; `check` says what is missing, in words fit for an operator. It is given 3 s.
+    #[must_use]
+    pub fn need<F, Fut>(mut self, name: &'static str, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.checks.push((name, Arc::new(move || Box::pin(check()))));
+        self
+    }
+
+    /// `/healthz`, `/readyz` and `/metrics`: for internal listeners.
+    pub fn routes(self) -> Router {
+        self.public_routes().route("/metrics", get(async || METRICS.render()))
+    }
+
+    /// `/healthz` and `/readyz`.
+    pub fn public_routes(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || axum::Json(json!({ "status": "ok", "version": crate::VERSION }))))
+            .route("/readyz", get(move || self.ready()))
+    }
+
+    async fn ready(self) -> impl IntoResponse {
+        let checks = self.checks.iter().map(|(name, check)| async move {
+            let result = tokio::time::timeout(Duration::from_secs(3), check()).await;
+            (*name, result.unwrap_or_else(|_| Err("no answer in 3 s".into())))
+        });
+        let results = futures_util::future::join_all(checks).await;
+        let ready = results.iter().all(|(_, result)| result.is_ok());
+        let needs: serde_json::Map<_, _> = results
+            .into_iter()
+            .map(|(name, result)| (name.into(), result.err().unwrap_or_else(|| "ok".into()).into()))
+            .collect();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, axum::Json(json!({ "ready": ready, "needs": needs })))
+    }
+}

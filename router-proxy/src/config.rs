@@ -1,0 +1,86 @@
+//! The router's settings.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use settings::{Env, PublicAddress};
+use url::Url;
+
+use crate::egress::Rules;
+
+/// Everything the router is told at start.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the public edge listens; port 0 takes any.
+    pub listen: SocketAddr,
+    /// Where the other services reach the router.
+    pub internal_listen: SocketAddr,
+    /// `BEAVER_DATA_DIR`: `run/` and `router/` are in it.
+    pub data_dir: PathBuf,
+    /// Where browsers find workspaces and the portal.
+    pub public: PublicAddress,
+    /// The domains that slugs are put before, lower case: the public one, and the one behind it if it differs.
+    pub base_domains: Vec<String>,
+    /// Proxies in front whose forwarded headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What callers of the internal listener may show.
+    pub internal_tokens: Vec<SecretString>,
+    /// deploy-control, where the routes come from.
+    pub deploy_url: Url,
+    /// What the router shows there.
+    pub deploy_token: SecretString,
+    /// authz, where identity doors lead and keys come from.
+    pub authz_url: Url,
+    /// The issuer's name in tokens.
+    pub issuer: String,
+    /// What instances may reach.
+    pub egress: Rules,
+}
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// The first setting that is missing or unusable.
+    pub fn from_env(env: &Env) -> Result<Self, settings::Error> {
+        let public = env.public_address()?;
+        let mut base_domains = vec![public.base_domain().to_owned()];
+        let behind = env.string("BEAVER_BASE_DOMAIN")?.trim_end_matches('.').to_ascii_lowercase();
+        if !base_domains.contains(&behind) {
+            base_domains.push(behind);
+        }
+        Ok(Self {
+            listen: env.parse("ROUTER_LISTEN")?,
+            internal_listen: env.parse("ROUTER_INTERNAL_LISTEN")?,
+            data_dir: PathBuf::from(env.string("BEAVER_DATA_DIR")?),
+            public,
+            base_domains,
+            trusted_proxies: env.list::<Network>("BEAVER_TRUSTED_PROXIES")?.into_iter().map(|n| n.0).collect(),
+            internal_tokens: env.live_secrets("BEAVER_ROUTER_INTERNAL_TOKEN", &[])?,
+            deploy_url: env.url("BEAVER_DEPLOY_URL")?,
+            deploy_token: env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
+            authz_url: env.url("BEAVER_AUTHZ_URL")?,
+            issuer: env.string("AUTHZ_ISSUER")?,
+            egress: Rules {
+                default: env.parse("BEAVER_EGRESS_DEFAULT")?,
+                allow: env.list("BEAVER_EGRESS_ALLOW")?,
+                deny: env.list("BEAVER_EGRESS_DENY")?,
+            },
+        })
+    }
+}
+
+/// A CIDR, or an address that stands for itself alone.
+struct Network(IpNet);
+
+impl std::str::FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+            .map(Self)
+            .map_err(|_| "neither a CIDR nor an address")
+    }
+}

@@ -1,0 +1,65 @@
+//! WebSockets (RFC 6455): the one protocol that may be switched to. Nothing else is, h2c above all, which would carry
+//! requests past every check of the edge.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+
+use super::Conn;
+use crate::drain::Drain;
+
+/// Whether a request asks for a WebSocket.
+pub fn is_asked<B>(request: &Request<B>) -> bool {
+    let connection = request.headers().get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && connection.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+        && names_websocket(request.headers())
+}
+
+/// Whether an answer grants one.
+pub fn is_granted<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS && names_websocket(response.headers())
+}
+
+fn names_websocket(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::UPGRADE).iter();
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"),
+        _ => false,
+    }
+}
+
+/// Puts the switch into a header that was freed of its hop.
+pub fn write(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Copies both ways until both sides have ended; an end on one side is passed on and the other may go on.
+pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain) {
+    let cut = drain.cut.clone();
+    let stop = drain.stop.clone();
+    drain.tracker.spawn(async move {
+        let open = metrics::gauge!("router_open_tunnels");
+        open.increment(1.0);
+        tokio::select! {
+            () = cut.cancelled() => {}
+            // A WebSocket has no natural end to wait for; what is left of the grace is for it to notice.
+            () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(5)).await } => {}
+            ended = copy(client, instance) => if let Err(error) = ended {
+                tracing::debug!(cause = format!("{error:#}"), "a tunnel ended");
+            }
+        }
+        open.decrement(1.0);
+        drop(conn);
+    });
+}
+
+async fn copy(client: OnUpgrade, instance: OnUpgrade) -> anyhow::Result<()> {
+    let (client, instance): (Upgraded, Upgraded) = tokio::try_join!(client, instance)?;
+    tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(instance)).await?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The internal listener: the other services' way to an instance, health, metrics, and Caddy's question whether a name
+//! deserves a certificate.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Query, Request, State},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use contracts::InstanceId;
+use http::{HeaderValue, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use service::{Health, Problem, bearer, http::RequestIds, telemetry};
+
+use crate::{App, edge::headers, upstream::UpstreamError};
+
+/// How long an instance may take to begin its answer to the house.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
+const PREFIX: &str = "/instances/";
+
+/// Everything the internal listener answers.
+pub fn router(app: Arc<App>) -> Router {
+    let table = Arc::clone(&app.table);
+    let health = Health::new().need("routes", move || {
+        let known = table.is_known();
+        async move { if known { Ok(()) } else { Err("no routes from deploy-control yet, and none on disk".into()) } }
+    });
+    let passing = Router::new().route("/instances/{id}/{*path}", any(pass));
+    let router = bearer::require(passing, app.config.internal_tokens.clone())
+        .route("/tls-ask", get(tls_ask))
+        .with_state(app)
+        .merge(health.routes());
+    service::http::layers(router, RequestIds::FromCaller)
+}
+
+/// Passes a request to an instance, whether or not its route is known, as Beaver's own.
+async fn pass(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    // The raw path: the instance shall see what the caller wrote.
+    let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
+    let (id, path) = target.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/')).unwrap_or_default();
+    let id: InstanceId = id.parse().map_err(|_| Problem::not_found("not_found"))?;
+    parts.uri = format!("/{path}").parse::<Uri>().map_err(|_| Problem::bad_request("The path cannot be read."))?;
+    parts.version = http::Version::HTTP_11;
+    parts.extensions.clear();
+    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::remove_ours(&mut parts.headers);
+    // The service token is for this listener, not for an instance to see.
+    parts.headers.remove(header::AUTHORIZATION);
+    parts.headers.remove(header::COOKIE);
+    parts.headers.remove(header::EXPECT);
+    parts.headers.insert(contracts::INTERNAL, HeaderValue::from_static("1"));
+    parts.headers.insert(header::HOST, HeaderValue::from_static("instance.internal"));
+    if let Some(value) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
+        parts.headers.insert(contracts::REQUEST_ID, value);
+    }
+    let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+    let sent = tokio::time::timeout(FIRST_BYTE, app.upstream.send(id, request)).await;
+    let mut response = match sent.unwrap_or(Err(UpstreamError::Timeout)) {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(no_answer(None)),
+        Ok(response) => response,
+        Err(UpstreamError::Unreachable(error)) => {
+            return Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "instance_unreachable",
+                "The instance does not take connections at present.",
+            )
+            .retry_after(1)
+            .cause(error));
+        }
+        Err(UpstreamError::Timeout) => {
+            return Err(Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "instance_timeout",
+                "The instance did not answer in time.",
+            ));
+        }
+        Err(error) => return Err(no_answer(Some(error))),
+    };
+    headers::clean_response(response.headers_mut());
+    Ok(response.map(axum::body::Body::new))
+}
+
+fn no_answer(cause: Option<UpstreamError>) -> Problem {
+    let problem = Problem::new(StatusCode::BAD_GATEWAY, "instance_broken", "The instance gave no usable answer.");
+    match cause {
+        Some(cause) => problem.cause(cause),
+        None => problem,
+    }
+}
+
+#[derive(Deserialize)]
+struct TlsAsk {
+    domain: String,
+}
+
+/// 200 for a domain that is some workspace's, else 404: so that nobody makes us ask for certificates at will.
+async fn tls_ask(State(app): State<Arc<App>>, Query(ask): Query<TlsAsk>) -> Response {
+    let domain = ask.domain.to_ascii_lowercase();
+    let slug = app.config.base_domains.iter().find_map(|base| domain.strip_suffix(base.as_str())?.strip_suffix('.'));
+    match slug.and_then(|slug| app.table.get(slug)) {
+        Some(_) => StatusCode::OK.into_response(),
+        None => Problem::not_found("no_such_address").into_response(),
+    }
+}

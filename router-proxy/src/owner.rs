@@ -1,0 +1,105 @@
+//! Whether a browser is the owner's: the edge token in its cookie, verified offline.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use beneath::Root;
+use clock::Clock;
+use contracts::{instance::edge_cookie_name, routes::Route};
+use http::HeaderMap;
+use service::Shutdown;
+use settings::PublicAddress;
+use token::{Edge, JwksCache, KeySet, Kind, Snapshot};
+use url::Url;
+
+use crate::edge::headers::single_cookie;
+
+const FILE: &str = "jwks.json";
+const MAX_BYTES: usize = 256 << 10;
+/// How often the keys are looked after, so that they are there when authz is not.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// Tells owners from others.
+#[derive(Clone)]
+pub struct Owners {
+    keys: JwksCache,
+    issuer: Arc<str>,
+    public: PublicAddress,
+}
+
+impl Owners {
+    /// With the keys that authz at `authz_url` publishes, and until then those that were kept in `dir`.
+    pub fn new(authz_url: &Url, issuer: &str, public: PublicAddress, clock: Clock, dir: &Root) -> Self {
+        let url = format!("{}/.well-known/jwks.json", authz_url.as_str().trim_end_matches('/'));
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .expect("a client without TLS always builds");
+        let keys = JwksCache::new(clock, move || fetch(http.clone(), url.clone()));
+        match load(dir) {
+            Ok(Some(snapshot)) => keys.preload(snapshot),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(cause = format!("{error:#}"), "the kept keys are not used"),
+        }
+        Self { keys, issuer: issuer.into(), public }
+    }
+
+    /// Whether the request comes from the browser of the route's owner. Without proof it does not.
+    pub async fn is_owner(&self, headers: &HeaderMap, route: &Route) -> bool {
+        let Some(token) = single_cookie(headers, edge_cookie_name(self.public.workspaces_secure())) else {
+            return false;
+        };
+        let origin = self.public.workspace_origin(route.slug.as_str());
+        match self.keys.verify::<Edge>(Kind::Edge, token, &self.issuer, &origin).await {
+            Ok(claims) => claims.sub == route.account_id.to_string(),
+            Err(error) => {
+                tracing::debug!(%error, "an edge token was not accepted");
+                false
+            }
+        }
+    }
+
+    /// Keeps the keys fresh, and on disk, until `stop`.
+    pub async fn refresh(self, dir: Root, stop: Shutdown) {
+        let mut written: Option<Snapshot> = None;
+        loop {
+            // The cache looks for keys before it looks at the token, and asks authz only when they are due.
+            let _ = self.keys.verify::<Edge>(Kind::Edge, "", &self.issuer, "").await;
+            let current = self.keys.current();
+            if current.is_some() && current != written {
+                let kept = current.as_ref().map(serde_json::to_vec);
+                match kept.transpose().map(Option::unwrap_or_default) {
+                    Ok(bytes) => match dir.write_atomic(FILE, &bytes, 0o600, None) {
+                        Ok(()) => written = current,
+                        Err(error) => tracing::warn!(%error, "the keys could not be kept on disk"),
+                    },
+                    Err(error) => tracing::warn!(%error, "the keys could not be kept on disk"),
+                }
+            }
+            let pause = if written.is_some() { REFRESH } else { REFRESH / 10 };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+async fn fetch(http: reqwest::Client, url: String) -> anyhow::Result<KeySet> {
+    let mut response = http.get(url).send().await?.error_for_status()?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        anyhow::ensure!(body.len() + chunk.len() <= MAX_BYTES, "the key set is too large");
+        body.extend_from_slice(&chunk);
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+fn load(dir: &Root) -> anyhow::Result<Option<Snapshot>> {
+    match dir.read(FILE, MAX_BYTES as u64) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context("the kept keys are not readable")?)),
+        Err(beneath::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

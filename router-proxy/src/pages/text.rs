@@ -1,0 +1,144 @@
+//! What people read, in both languages.
+
+use locale::Locale;
+
+use super::Said;
+
+/// A page's words.
+pub struct Text {
+    /// The heading.
+    pub title: &'static str,
+    /// What happened.
+    pub what: &'static str,
+    /// What to do.
+    pub cure: &'static str,
+    /// The words on the link to the portal, where one helps.
+    pub link: Option<&'static str>,
+    /// Before the code.
+    pub code_label: &'static str,
+    /// Before the request's id.
+    pub request_label: &'static str,
+}
+
+/// The words for this, in this language.
+pub fn of(said: Said, locale: Locale) -> Text {
+    let (title, what, cure, link) = match locale {
+        Locale::En => english(said),
+        Locale::ZhCn => chinese(said),
+    };
+    let (code_label, request_label) = match locale {
+        Locale::En => ("Code", "Request"),
+        Locale::ZhCn => ("代码", "请求编号"),
+    };
+    Text { title, what, cure, link, code_label, request_label }
+}
+
+type Words = (&'static str, &'static str, &'static str, Option<&'static str>);
+
+fn english(said: Said) -> Words {
+    match said {
+        Said::NoSuchAddress => (
+            "There is nothing at this address",
+            "No workspace has this address.",
+            "Check the address for a typing mistake, or sign in to find your own workspace.",
+            Some("Go to sign-in"),
+        ),
+        Said::NotFound => (
+            "There is nothing here",
+            "This path leads nowhere.",
+            "Check the address, or go back to the start page.",
+            None,
+        ),
+        Said::BadRequest | Said::Refused(_) => (
+            "This request was not understood",
+            "The request is malformed, or larger than is accepted.",
+            "If a link brought you here, try another one. If your own program sent it, check how it writes its requests.",
+            None,
+        ),
+        Said::Unavailable => (
+            "This workspace is not available right now",
+            "It cannot be opened at the moment.",
+            "Try again later. If it is yours, sign in to see what is going on.",
+            Some("Go to sign-in"),
+        ),
+        Said::Starting => (
+            "Your workspace is starting",
+            "This usually takes a few seconds.",
+            "You need not do anything: this page continues by itself.",
+            None,
+        ),
+        Said::Stopped => (
+            "Your workspace is stopped",
+            "It has been stopped; everything in it is kept.",
+            "You can start it again in the portal.",
+            Some("Go to the portal"),
+        ),
+        Said::Failed => (
+            "Your workspace could not be started",
+            "Something went wrong while it was being started. What you keep in it is not affected.",
+            "The portal says what happened and lets you try again.",
+            Some("Go to the portal"),
+        ),
+        Said::Unreachable => (
+            "Your workspace is not answering",
+            "It may be restarting just now.",
+            "This page tries again by itself. If it stays this way, restart the workspace in the portal.",
+            Some("Go to the portal"),
+        ),
+        Said::Timeout => (
+            "Your workspace took too long to answer",
+            "The request was given up.",
+            "Try again. If it stays this way, restart the workspace in the portal.",
+            Some("Go to the portal"),
+        ),
+    }
+}
+
+fn chinese(said: Said) -> Words {
+    match said {
+        Said::NoSuchAddress => (
+            "这个网址下没有内容",
+            "没有使用这个网址的工作区。",
+            "请检查网址是否有误，或者登录后查找您自己的工作区。",
+            Some("前往登录"),
+        ),
+        Said::NotFound => ("这里没有内容", "这个路径不存在。", "请检查网址，或返回首页。", None),
+        Said::BadRequest | Said::Refused(_) => (
+            "无法识别这个请求",
+            "请求格式有误，或者超出了允许的大小。",
+            "如果您是点击链接来到这里的，请换一个链接；如果请求由您自己的程序发出，请检查它的请求写法。",
+            None,
+        ),
+        Said::Unavailable => (
+            "这个工作区暂时无法使用",
+            "目前无法打开它。",
+            "请稍后再试。如果这是您的工作区，请登录查看具体情况。",
+            Some("前往登录"),
+        ),
+        Said::Starting => ("您的工作区正在启动", "通常只需要几秒钟。", "您无需任何操作，页面会自动继续。", None),
+        Said::Stopped => (
+            "您的工作区已停止",
+            "工作区已经停止，其中的内容都完好保留。",
+            "您可以在门户中重新启动它。",
+            Some("前往门户"),
+        ),
+        Said::Failed => (
+            "您的工作区未能启动",
+            "启动过程中出了问题，您保存的内容不受影响。",
+            "门户中会说明原因，您也可以在那里重试。",
+            Some("前往门户"),
+        ),
+        Said::Unreachable => (
+            "您的工作区没有响应",
+            "它可能正在重新启动。",
+            "页面会自动重试。如果一直如此，请在门户中重启工作区。",
+            Some("前往门户"),
+        ),
+        Said::Timeout => (
+            "您的工作区响应超时",
+            "本次请求已被放弃。",
+            "请重试。如果一直如此，请在门户中重启工作区。",
+            Some("前往门户"),
+        ),
+    }
+}

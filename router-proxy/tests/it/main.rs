@@ -1,0 +1,12 @@
+//! The router as its neighbours meet it: real sockets, raw clients, fake neighbours.
+
+mod harness;
+
+mod doors;
+mod feed;
+mod internal;
+mod pages;
+mod pass;
+mod smuggling;
+mod time;
+mod websocket;

@@ -1,0 +1,112 @@
+//! The bring-up, and "my workspace".
+
+use askama::Template;
+use axum::{
+    Form,
+    extract::{Path, State},
+    response::Response,
+};
+use contracts::{
+    authz::{Session, SessionToken},
+    deploy::{Instance, OnBehalfOf},
+};
+use http::StatusCode;
+use serde::Deserialize;
+use service::Problem;
+
+use crate::{
+    Portal,
+    live::{Known, Observed},
+    next::Next,
+    page::{self, Layout},
+    session::{Visit, away, see_other},
+    view::View,
+};
+
+#[derive(Template)]
+#[template(path = "portal/live.html")]
+struct LivePage {
+    l: Layout,
+    title: String,
+    lead: String,
+    view: &'static str,
+    say: String,
+    part: String,
+}
+
+fn live_page(visit: &Visit, view: View, observed: &Observed, lead: String) -> Result<Response, Problem> {
+    let l = visit.layout();
+    let live = view.render(observed, l.texts)?;
+    if let Some(path) = live.go {
+        return Ok(see_other(path));
+    }
+    let title = l.texts.t(&format!("{}.title", view.name())).into();
+    let l = l.refreshing(live.waiting);
+    page::page(StatusCode::OK, LivePage { l, title, lead, view: view.name(), say: live.say, part: live.html })
+}
+
+/// `GET /progress`.
+pub async fn progress(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
+    let person = match visit.person(Next::Home) {
+        Ok(person) => person,
+        Err(way) => return Ok(*way),
+    };
+    let observed = Observed::now(&portal, &person).await;
+    let origin = portal.public().workspace_origin(person.slug.as_str());
+    live_page(&visit, View::Progress, &observed, visit.layout().texts.with("progress.lead", "address", origin))
+}
+
+/// `GET /applying`.
+pub async fn applying(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
+    let person = match visit.person(Next::Home) {
+        Ok(person) => person,
+        Err(way) => return Ok(*way),
+    };
+    let observed = Observed::now(&portal, &person).await;
+    live_page(&visit, View::Applying, &observed, String::new())
+}
+
+/// `GET /instance`.
+pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
+    let person = match visit.person(Next::Home) {
+        Ok(person) => person,
+        Err(way) => return Ok(*way),
+    };
+    let observed = Observed::now(&portal, &person).await;
+    if matches!(observed.known, Known::Waiting | Known::Refused(_)) {
+        return Ok(see_other("/progress"));
+    }
+    live_page(&visit, View::Instance, &observed, String::new())
+}
+
+/// Which page asks.
+#[derive(Deserialize)]
+pub struct From {
+    #[serde(default)]
+    from: String,
+}
+
+/// `POST /instance/{action}`: stop, start, restart or retry.
+pub async fn act(
+    State(portal): State<Portal>,
+    visit: Visit,
+    Path(action): Path<String>,
+    Form(From { from }): Form<From>,
+) -> Result<Response, Problem> {
+    if !matches!(action.as_str(), "stop" | "start" | "restart" | "retry") {
+        return Err(Problem::not_found("not_found"));
+    }
+    let person = match visit.person(Next::Home) {
+        Ok(person) => person,
+        Err(way) => return Ok(*way),
+    };
+    if action == "retry" && person.session.instance_error.is_some() {
+        let body = SessionToken { session_token: person.token };
+        portal.authz().post::<Session>("/portal/retry-delivery", &body).await.map_err(away)?;
+        return Ok(see_other("/progress"));
+    }
+    let body = OnBehalfOf { account_id: person.session.account_id };
+    let path = format!("/api/instances/{}/{action}", person.instance_id);
+    portal.deploy().post::<Instance>(&path, &body).await?;
+    Ok(see_other(if from == "progress" { "/progress" } else { "/instance" }))
+}

@@ -1,0 +1,181 @@
+//! Who is asking: the session behind the cookie, looked up at authz once a request.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::FromRequestParts,
+    response::{IntoResponse, Redirect, Response},
+};
+use contracts::{
+    InstanceId, Slug,
+    authz::{Role, Session, SessionToken, SignedIn},
+};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
+use locale::Locale;
+use secrecy::{ExposeSecret, SecretString};
+use service::{CallError, Problem};
+
+use crate::{Portal, address::Client, next::Next, page::Layout};
+
+/// One request of one browser.
+#[derive(Debug, Clone)]
+pub struct Visit {
+    /// The language it wants.
+    pub locale: Locale,
+    /// What it asked for: path and query.
+    pub here: String,
+    /// Its address.
+    pub client: IpAddr,
+    /// The cookie's value, when there is exactly one.
+    pub token: Option<SecretString>,
+    /// The session, when the cookie leads to one.
+    pub session: Option<Session>,
+}
+
+/// A person with a session and an instance.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// Their session.
+    pub session: Session,
+    /// Its token.
+    pub token: SecretString,
+    /// Their instance's name.
+    pub slug: Slug,
+    /// Their instance.
+    pub instance_id: InstanceId,
+}
+
+impl Visit {
+    /// What every page of this visit is dressed in.
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.locale, self.here.clone(), self.session.as_ref())
+    }
+
+    /// The person; or the way to the sign-in page, which goes on to `next`; or, for operators, to their console.
+    pub fn person(&self, next: Next) -> Result<Person, Box<Response>> {
+        let (Some(session), Some(token)) = (&self.session, &self.token) else {
+            return Err(Box::new(see_other(&next.login())));
+        };
+        match (&session.slug, session.instance_id) {
+            (Some(slug), Some(instance_id)) => {
+                Ok(Person { session: session.clone(), token: token.clone(), slug: slug.clone(), instance_id })
+            }
+            _ => Err(Box::new(see_other("/operator"))),
+        }
+    }
+
+    /// Whether an operator asks.
+    pub fn is_operator(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
+    }
+}
+
+impl FromRequestParts<Portal> for Visit {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Problem> {
+        let Ok(locale) = Locale::from_request_parts(parts, portal).await;
+        let Ok(Client(client)) = Client::from_request_parts(parts, portal).await;
+        let token = cookie(&parts.headers, cookie_name(portal.public().portal_secure())).map(SecretString::from);
+        let session = match &token {
+            Some(token) => look_up(portal, token).await?,
+            None => None,
+        };
+        Ok(Self {
+            locale,
+            here: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            client,
+            token,
+            session,
+        })
+    }
+}
+
+async fn look_up(portal: &Portal, token: &SecretString) -> Result<Option<Session>, Problem> {
+    let body = SessionToken { session_token: token.clone() };
+    match portal.authz().post::<Session>("/portal/session", &body).await {
+        Ok(session) => Ok(Some(session)),
+        Err(error) if error.code() == Some("session_ended") => Ok(None),
+        Err(error) => Err(away(error)),
+    }
+}
+
+/// 503: another service is away or refuses what it must not refuse.
+pub fn away(error: CallError) -> Problem {
+    Problem::unavailable(error)
+}
+
+/// 303 to a path of the portal.
+pub fn see_other(path: &str) -> Response {
+    Redirect::to(path).into_response()
+}
+
+fn cookie_name(secure: bool) -> &'static str {
+    if secure { "__Host-beaver_session" } else { "beaver_session" }
+}
+
+/// The value of the one cookie of this name. Two of a name mean that somebody else may have set one: then there is none.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut found = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| value);
+    match (found.next(), found.next()) {
+        // What is not of a token's shape needs no question at authz.
+        (Some(value), None) if (1..=128).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some(value)
+        }
+        _ => None,
+    }
+}
+
+/// Puts a cookie of the portal on a response: HttpOnly, SameSite=Lax, for the whole portal, until `max_age_s`.
+pub fn put_cookie(response: &mut Response, name: &str, value: &str, max_age_s: i64, secure: bool) {
+    let secure = if secure { "; Secure" } else { "" };
+    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        response.headers_mut().append(header::SET_COOKIE, value);
+    }
+}
+
+/// Makes the response begin a session.
+pub fn begin(portal: &Portal, response: &mut Response, signed_in: &SignedIn) {
+    let life_s = (signed_in.session.expires_at_ms - portal.clock().now_ms()).max(0) / 1000;
+    let secure = portal.public().portal_secure();
+    put_cookie(response, cookie_name(secure), signed_in.session_token.expose_secret(), life_s, secure);
+}
+
+/// Makes the response end it.
+pub fn end(portal: &Portal, response: &mut Response) {
+    let secure = portal.public().portal_secure();
+    put_cookie(response, cookie_name(secure), "", 0, secure);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cookie_is_a_session_two_are_none() {
+        for (lines, found) in [
+            (&["beaver_session=abc"][..], Some("abc")),
+            (&["a=1; beaver_session=abc; b=2"], Some("abc")),
+            (&["beaver_session=abc; beaver_session=abc"], None),
+            (&["beaver_session=abc", "beaver_session=def"], None),
+            (&["xbeaver_session=abc"], None),
+            (&["beaver_session="], None),
+            (&["beaver_session=a b"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::COOKIE, line.parse().unwrap());
+            }
+            assert_eq!(cookie(&headers, "beaver_session"), found, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Every text in both languages, every key in use there, and no text that nothing shows.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use contracts::{SlugError, deploy::Phase, provider::ProviderError};
+
+use super::*;
+
+fn files(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.push((path.display().to_string(), text));
+        }
+    }
+}
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    files(&root.join("src"), &mut found);
+    files(&root.join("../../templates/portal"), &mut found);
+    found
+}
+
+/// Keys as text of a call with a literal: `t("…")`, `with("…"`, `get("…")`, and those `format!`ted as prefixes.
+fn literals() -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for (path, text) in sources() {
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        for call in ["t(\"", "with(\"", "t(&format!(\"", "get(&format!(\"", "error(\""] {
+            for (at, _) in text.match_indices(call) {
+                let before = text[..at].chars().next_back();
+                let rest = &text[at + call.len()..];
+                if !matches!(before, Some('.')) {
+                    continue;
+                }
+                let Some((key, _)) = rest.split_once('"').filter(|(key, _)| !key.starts_with('/')) else { continue };
+                let key = if call == "error(\"" { format!("error.{key}") } else { key.to_owned() };
+                keys.insert(key);
+            }
+        }
+    }
+    keys
+}
+
+fn all_keys(locale: Locale) -> BTreeSet<String> {
+    let listed = crate::_rust_i18n_backend().messages_for_locale(locale.code()).unwrap_or_default();
+    listed.into_iter().map(|(key, _)| key.into_owned()).collect()
+}
+
+#[test]
+fn both_languages_have_the_same_keys_and_placeholders() {
+    let english = all_keys(Locale::En);
+    assert!(english.len() > 200, "{}", english.len());
+    assert_eq!(english, all_keys(Locale::ZhCn));
+    let places = |text: &str| {
+        let names = text.match_indices("%{").filter_map(|(at, _)| text[at..].split('}').next().map(str::to_owned));
+        names.collect::<BTreeSet<_>>()
+    };
+    for key in &english {
+        let (en, zh) = (Texts(Locale::En).t(key), Texts(Locale::ZhCn).t(key));
+        assert!(!en.trim().is_empty() && !zh.trim().is_empty(), "{key}");
+        assert_eq!(places(&en), places(&zh), "{key}");
+        assert!(en.is_ascii() || en.chars().all(|c| c.is_ascii() || "…’“”–—".contains(c)), "{key}: {en}");
+        let chinese = zh.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
+        assert!(chinese || key == "operator.id", "{key}: {zh}");
+    }
+}
+
+#[test]
+fn every_key_in_use_exists() {
+    let (known, used) = (all_keys(Locale::En), literals());
+    assert!(used.len() > 100, "{}", used.len());
+    for key in used {
+        let found = match key.split_once('{') {
+            None => known.contains(&key),
+            Some(("", _)) => true,
+            Some((prefix, _)) => known.iter().any(|k| k.starts_with(prefix)),
+        };
+        assert!(found, "{key}");
+    }
+}
+
+#[test]
+fn no_text_is_left_over() {
+    let used = literals();
+    let prefixes: Vec<&str> =
+        used.iter().filter_map(|key| Some(key.split_once('{')?.0)).filter(|p| !p.is_empty()).collect();
+    for key in all_keys(Locale::En) {
+        let by_code = key.starts_with("error.") || key.starts_with("instance_error.");
+        // The title of a live page is formatted from the view's name.
+        let title = ["progress.title", "applying.title", "instance.title"].contains(&key.as_str());
+        let shown = by_code || title || used.contains(&key) || prefixes.iter().any(|prefix| key.starts_with(prefix));
+        assert!(shown, "{key} is shown nowhere");
+    }
+}
+
+#[test]
+fn every_code_and_state_of_the_contracts_has_its_words() {
+    let t = Texts(Locale::ZhCn);
+    let mut keys: Vec<String> = Vec::new();
+    for error in
+        [SlugError::TooShort, SlugError::TooLong, SlugError::Characters, SlugError::Hyphen, SlugError::Reserved]
+    {
+        keys.push(format!("error.{}", error.code()));
+    }
+    for error in [
+        ProviderError::BaseUrlMissing,
+        ProviderError::BaseUrlInvalid,
+        ProviderError::ModelMissing,
+        ProviderError::ModelInvalid,
+        ProviderError::KeyMissing,
+        ProviderError::KeyInvalid,
+    ] {
+        keys.push(format!("error.{}", error.code()));
+    }
+    let phases = [
+        Phase::Accepted,
+        Phase::Preparing,
+        Phase::Creating,
+        Phase::Starting,
+        Phase::Registering,
+        Phase::Ready,
+        Phase::Stopping,
+        Phase::Stopped,
+        Phase::Failed,
+        Phase::Unknown,
+        Phase::Deleted,
+    ];
+    for name in phases.map(crate::view::phase_name) {
+        keys.extend(["phase", "phase_text", "progress"].map(|group| format!("{group}.{name}")));
+    }
+    for code in [
+        "engine_unavailable",
+        "engine_capacity",
+        "engine_rejected",
+        "image_missing",
+        "not_healthy_in_time",
+        "crash_loop",
+        "registration_failed",
+        "config_not_accepted",
+        "storage_failed",
+        "internal",
+        "other",
+    ] {
+        keys.push(format!("instance_error.{code}"));
+    }
+    for key in keys {
+        assert!(t.get(&key).is_some(), "{key}");
+    }
+    for phase in phases {
+        assert_eq!(serde_json::to_value(phase).unwrap(), crate::view::phase_name(phase));
+    }
+}
+
+#[test]
+fn an_unknown_code_is_shown_and_a_strange_one_is_not() {
+    let t = Texts(Locale::En);
+    assert!(t.error("brand_new_code").contains("brand_new_code"));
+    for strange in ["", "<script>", "error.x", "Ünïcode", &"x".repeat(65)] {
+        let text = t.error(strange);
+        assert_eq!(text, t.t("error.unknown_code"), "{strange}");
+    }
+}

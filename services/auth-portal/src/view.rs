@@ -1,0 +1,328 @@
+//! What people are shown of an instance: the part of a page that changes while they look at it. The page and the
+//! stream render the same templates.
+
+use askama::Template;
+use contracts::deploy::{Event, EventCode, Instance, Phase};
+use serde::{Deserialize, Serialize};
+use service::Problem;
+
+use crate::{
+    live::{Known, Observed},
+    texts::Texts,
+};
+
+/// How many events "my workspace" shows.
+const SHOWN: usize = 10;
+
+/// A page with a part that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// The bring-up, step by step.
+    Progress,
+    /// A new provider on its way into force.
+    Applying,
+    /// "My workspace".
+    Instance,
+}
+
+/// One state of the part that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Live {
+    /// The part.
+    pub html: String,
+    /// The one sentence that a screen reader says of it.
+    pub say: String,
+    /// Where the page goes on to by itself, when it is done.
+    pub go: Option<&'static str>,
+    /// Whether there is still something to wait for: without JavaScript the page asks again.
+    #[serde(skip)]
+    pub waiting: bool,
+}
+
+impl View {
+    /// The name in the stream's address.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Progress => "progress",
+            Self::Applying => "applying",
+            Self::Instance => "instance",
+        }
+    }
+
+    /// Renders it.
+    ///
+    /// # Errors
+    /// 500 when a template cannot be rendered.
+    pub fn render(self, observed: &Observed, t: Texts) -> Result<Live, Problem> {
+        match self {
+            Self::Progress => progress(observed, t),
+            Self::Applying => applying(observed, t),
+            Self::Instance => instance(observed, t),
+        }
+    }
+}
+
+struct Failure {
+    text: String,
+    code: String,
+}
+
+fn failure(known: &Known, t: Texts) -> Option<Failure> {
+    let error = match known {
+        Known::Here(instance) => instance.error.as_ref()?,
+        Known::Refused(code) => {
+            return Some(Failure { text: t.t("instance_error.not_taken").into(), code: code.clone() });
+        }
+        Known::Waiting | Known::Away => return None,
+    };
+    let text = t.get(&format!("instance_error.{}", error.code)).unwrap_or_else(|| t.t("instance_error.other"));
+    Some(Failure { text: text.into(), code: error.code.clone() })
+}
+
+struct Step {
+    label: String,
+    /// `done`, `now`, `failed` or `next`; also the end of a text's key.
+    state: &'static str,
+    state_text: String,
+}
+
+#[derive(Template)]
+#[template(path = "portal/live/progress.html")]
+struct ProgressPart {
+    t: Texts,
+    say: String,
+    steps: Vec<Step>,
+    /// Whether nothing follows by itself; else what is said of a failure is why it takes longer.
+    failed: bool,
+    failure: Option<Failure>,
+}
+
+const STEPS: [(&str, EventCode); 7] = [
+    ("accepted", EventCode::Accepted),
+    ("prepared", EventCode::Prepared),
+    ("created", EventCode::Created),
+    ("started", EventCode::Started),
+    ("healthy", EventCode::Healthy),
+    ("registered", EventCode::Registered),
+    ("ready", EventCode::Ready),
+];
+
+/// How many steps of the present attempt are done: as many as the phase implies, or as the events tell.
+fn steps_done(instance: &Instance, events: &[Event]) -> usize {
+    let by_phase = match instance.phase {
+        Phase::Preparing => 1,
+        Phase::Creating => 2,
+        Phase::Starting => 3,
+        Phase::Registering => 5,
+        Phase::Ready => return STEPS.len(),
+        _ => 1,
+    };
+    let attempt = events.iter().rposition(|event| {
+        matches!(event.code, EventCode::RetryRequested | EventCode::StartRequested | EventCode::RestartRequested)
+    });
+    let by_events = events[attempt.map_or(0, |at| at + 1)..]
+        .iter()
+        .filter_map(|event| STEPS.iter().position(|(_, code)| *code == event.code))
+        .max()
+        .map_or(0, |at| at + 1);
+    // Ready is the phase's to say: an event of it may be from before.
+    by_phase.max(by_events.min(STEPS.len() - 1))
+}
+
+fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
+    let instance = observed.instance();
+    let refused = matches!(observed.known, Known::Refused(_));
+    let failed = refused || instance.is_some_and(|instance| instance.phase == Phase::Failed);
+    let done = instance.map_or(0, |instance| steps_done(instance, &observed.events));
+    let steps = STEPS.iter().enumerate().map(|(at, (name, _))| {
+        let state = match at {
+            _ if at < done => "done",
+            _ if at == done && failed => "failed",
+            _ if at == done => "now",
+            _ => "next",
+        };
+        Step {
+            label: t.t(&format!("step.{name}")).into(),
+            state,
+            state_text: t.t(&format!("step_state.{state}")).into(),
+        }
+    });
+    let go = instance.and_then(|instance| match instance.phase {
+        Phase::Ready if instance.config_generation == 0 => Some("/onboarding"),
+        Phase::Ready | Phase::Stopped | Phase::Stopping | Phase::Deleted => Some("/instance"),
+        _ => None,
+    });
+    let say = match &observed.known {
+        Known::Waiting => t.t("progress.waiting"),
+        Known::Away => t.t("progress.away"),
+        Known::Refused(_) => t.t("progress.failed"),
+        Known::Here(_) if failed => t.t("progress.failed"),
+        Known::Here(instance) => t.t(&format!("progress.{}", phase_name(instance.phase))),
+    };
+    let part =
+        ProgressPart { t, say: say.to_string(), steps: steps.collect(), failure: failure(&observed.known, t), failed };
+    Ok(Live { html: part.render().map_err(Problem::internal)?, say: say.into(), go, waiting: !failed && go.is_none() })
+}
+
+/// The end of a phase's texts' keys; as on the wire.
+pub fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Accepted => "accepted",
+        Phase::Preparing => "preparing",
+        Phase::Creating => "creating",
+        Phase::Starting => "starting",
+        Phase::Registering => "registering",
+        Phase::Ready => "ready",
+        Phase::Stopping => "stopping",
+        Phase::Stopped => "stopped",
+        Phase::Failed => "failed",
+        Phase::Unknown => "unknown",
+        Phase::Deleted => "deleted",
+    }
+}
+
+#[derive(Template)]
+#[template(path = "portal/live/applying.html")]
+struct ApplyingPart {
+    t: Texts,
+    say: String,
+    /// `applying`, `applied`, `rolled_back` or `failed`.
+    state: &'static str,
+    open: Option<String>,
+    failure: Option<Failure>,
+}
+
+fn applying(observed: &Observed, t: Texts) -> Result<Live, Problem> {
+    let settled = observed.events.iter().rev().find_map(|event| match event.code {
+        EventCode::ConfigRolledBack => Some(true),
+        EventCode::ConfigApplied | EventCode::ConfigRequested => Some(false),
+        _ => None,
+    });
+    let instance = observed.instance();
+    let state = match (instance, settled) {
+        (None, _) => "applying",
+        (_, Some(true)) => "rolled_back",
+        (Some(i), _) if i.phase == Phase::Failed => "failed",
+        (Some(i), _) if i.applied_config_generation < i.config_generation => "applying",
+        // A stopped workspace takes it when it is started next.
+        (Some(i), _) if matches!(i.phase, Phase::Ready | Phase::Unknown | Phase::Stopped) => "applied",
+        _ => "applying",
+    };
+    let say = match &observed.known {
+        Known::Away | Known::Waiting => t.t("progress.away"),
+        Known::Refused(_) => t.t("progress.failed"),
+        Known::Here(_) => t.t(&format!("applying.{state}")),
+    };
+    let part = ApplyingPart {
+        t,
+        say: say.to_string(),
+        state,
+        open: instance.filter(|i| i.phase == Phase::Ready).map(open_url),
+        failure: failure(&observed.known, t).filter(|_| matches!(state, "failed" | "rolled_back")),
+    };
+    let html = part.render().map_err(Problem::internal)?;
+    Ok(Live { html, say: say.into(), go: None, waiting: state == "applying" })
+}
+
+struct Row {
+    when: String,
+    shown: String,
+    text: String,
+}
+
+#[derive(Template)]
+#[template(path = "portal/live/instance.html")]
+struct InstancePart {
+    t: Texts,
+    label: String,
+    say: String,
+    /// `good`, `busy`, `off` or `bad`.
+    mood: &'static str,
+    instance: Option<Instance>,
+    open: Option<String>,
+    failure: Option<Failure>,
+    may_start: bool,
+    may_stop: bool,
+    may_retry: bool,
+    needs_provider: bool,
+    rows: Vec<Row>,
+}
+
+/// Where "open" leads: the workspace begins the hand-off.
+pub fn open_url(instance: &Instance) -> String {
+    format!("{}/auth/start?rd=%2F", instance.origin)
+}
+
+/// `2026-11-20 14:03 UTC`, for readers without JavaScript.
+pub fn utc(at_ms: i64) -> String {
+    let full = clock::rfc3339(at_ms);
+    format!("{} UTC", full.get(..16).unwrap_or(&full).replace('T', " "))
+}
+
+fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
+    let instance = observed.instance();
+    let (name, mood) = match (&observed.known, instance.map(|i| i.phase)) {
+        (Known::Waiting, _) => ("waiting", "busy"),
+        (Known::Refused(_), _) => ("failed", "bad"),
+        (_, None) => ("away", "off"),
+        (_, Some(phase)) => (
+            phase_name(phase),
+            match phase {
+                Phase::Ready => "good",
+                Phase::Stopped | Phase::Unknown | Phase::Deleted => "off",
+                Phase::Failed => "bad",
+                _ => "busy",
+            },
+        ),
+    };
+    let say = t.t(&format!("phase_text.{name}"));
+    let is = |phases: &[Phase]| instance.is_some_and(|i| phases.contains(&i.phase));
+    let rows = observed.events.iter().rev().take(SHOWN).map(|event| Row {
+        when: clock::rfc3339(event.at_ms),
+        shown: utc(event.at_ms),
+        text: t.t(&format!("event.{}", event_name(event.code))).into(),
+    });
+    let part = InstancePart {
+        t,
+        label: t.t(&format!("phase.{name}")).into(),
+        say: say.to_string(),
+        mood,
+        open: instance.filter(|_| is(&[Phase::Ready, Phase::Unknown])).map(open_url),
+        failure: failure(&observed.known, t),
+        may_start: is(&[Phase::Stopped]),
+        may_stop: is(&[Phase::Ready, Phase::Starting, Phase::Registering]),
+        may_retry: is(&[Phase::Failed]),
+        needs_provider: instance.is_some_and(|i| i.config_generation == 0),
+        rows: rows.collect(),
+        instance: instance.cloned(),
+    };
+    let html = part.render().map_err(Problem::internal)?;
+    Ok(Live { html, say: say.into(), go: None, waiting: mood == "busy" || instance.is_none() })
+}
+
+/// The end of an event's text's key; as on the wire.
+pub fn event_name(code: EventCode) -> &'static str {
+    match code {
+        EventCode::Accepted => "accepted",
+        EventCode::Prepared => "prepared",
+        EventCode::Created => "created",
+        EventCode::Started => "started",
+        EventCode::Healthy => "healthy",
+        EventCode::Registered => "registered",
+        EventCode::Ready => "ready",
+        EventCode::StopRequested => "stop_requested",
+        EventCode::Stopped => "stopped",
+        EventCode::StartRequested => "start_requested",
+        EventCode::RestartRequested => "restart_requested",
+        EventCode::ConfigRequested => "config_requested",
+        EventCode::ConfigApplied => "config_applied",
+        EventCode::ConfigRolledBack => "config_rolled_back",
+        EventCode::Recovered => "recovered",
+        EventCode::AttemptFailed => "attempt_failed",
+        EventCode::Failed => "failed",
+        EventCode::RetryRequested => "retry_requested",
+        EventCode::EngineLost => "engine_lost",
+        EventCode::EngineBack => "engine_back",
+    }
+}

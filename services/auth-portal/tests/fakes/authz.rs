@@ -1,0 +1,284 @@
+//! A fake authz: accounts and sessions in memory, passwords compared as they are.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use clock::{Clock, Entropy};
+use contracts::{
+    AccountId, InstanceId, Slug,
+    authz::{
+        AssertionIssued, AssertionRequest, IDEMPOTENCY_KEY, LoggedOut, Login, Logout, OperatorState, RegisterAccount,
+        RegisterOperator, Role, Session, SessionToken, SignedIn, SlugAvailability,
+    },
+};
+use http::{HeaderMap, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{AUTHZ_TOKEN, Shared, deploy::Deploy, problem, shows};
+
+pub const OPERATOR_TOKEN: &str = "operator-link-0123456789abcdef01";
+
+#[derive(Clone)]
+struct Account {
+    id: AccountId,
+    role: Role,
+    email: String,
+    password: String,
+    slug: Option<Slug>,
+    instance: Option<InstanceId>,
+    locale: String,
+}
+
+/// A refusal to come: where, status, code, field, Retry-After.
+pub type Refusal = (&'static str, u16, &'static str, Option<&'static str>, Option<u64>);
+
+#[derive(Default)]
+pub struct Inner {
+    accounts: Vec<Account>,
+    pub sessions: BTreeMap<String, Session>,
+    by_key: BTreeMap<String, (String, String)>,
+    /// The next calls of these paths are refused so.
+    pub refusals: VecDeque<Refusal>,
+    /// Every call is answered 500, as by something that is no authz.
+    pub away: bool,
+    /// The bodies of logins, without passwords.
+    pub logins: Vec<(String, String, Option<String>)>,
+    /// Every assertion's request.
+    pub assertions: Vec<(Slug, contracts::authz::Purpose, Option<String>)>,
+    /// Logouts: the token, and whether everywhere.
+    pub logouts: Vec<(String, bool)>,
+    /// How many accounts were really made.
+    pub made: usize,
+    /// deploy-control is not told of new accounts.
+    pub hold: bool,
+    /// How often the availability of a name was asked.
+    pub asked: Vec<String>,
+}
+
+#[derive(Clone)]
+pub struct Authz {
+    pub inner: Shared<Inner>,
+    deploy: Deploy,
+    entropy: Entropy,
+    clock: Clock,
+}
+
+impl Authz {
+    pub fn new(deploy: Deploy) -> Self {
+        Self { inner: Shared::default(), deploy, entropy: Entropy::system(), clock: Clock::system() }
+    }
+
+    pub fn refuse(&self, refusal: Refusal) {
+        self.inner.lock().refusals.push_back(refusal);
+    }
+
+    pub fn router(&self) -> Router {
+        let guarded = Router::new()
+            .route("/portal/register", post(register))
+            .route("/portal/slugs/{text}", get(slug))
+            .route("/portal/login", post(login))
+            .route("/portal/session", post(session))
+            .route("/portal/logout", post(logout))
+            .route("/portal/retry-delivery", post(retry_delivery))
+            .route("/portal/assertion", post(assertion))
+            .route("/portal/operator", get(operator).post(register_operator))
+            .route_layer(middleware::from_fn_with_state(self.clone(), guard));
+        Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/.well-known/jwks.json", get(async || Json(json!({ "keys": [] }))))
+            .route("/.well-known/oauth-authorization-server", get(async || Json(json!({ "issuer": "fake" }))))
+            .merge(guarded)
+            .with_state(self.clone())
+    }
+
+    fn begin(&self, inner: &mut Inner, account: &Account) -> SignedIn {
+        let token = self.entropy.token();
+        let session = Session {
+            sid: format!("sid-{}", inner.sessions.len()),
+            account_id: account.id,
+            role: account.role,
+            email: account.email.clone(),
+            slug: account.slug.clone(),
+            instance_id: account.instance,
+            instance_error: None,
+            locale: account.locale.clone(),
+            expires_at_ms: self.clock.now_ms() + 7 * 86_400_000,
+        };
+        inner.sessions.insert(token.clone(), session.clone());
+        SignedIn { session_token: token.into(), session, ended: None }
+    }
+}
+
+async fn guard(State(authz): State<Authz>, request: Request, next: Next) -> Response {
+    if !shows(request.headers(), AUTHZ_TOKEN) {
+        return problem(401, "service_token_required", None);
+    }
+    let refusal = {
+        let mut inner = authz.inner.lock();
+        if inner.away {
+            return (StatusCode::INTERNAL_SERVER_ERROR, "<html>secret internals</html>").into_response();
+        }
+        let due = inner.refusals.iter().position(|refusal| request.uri().path() == refusal.0);
+        due.and_then(|at| inner.refusals.remove(at))
+    };
+    match refusal {
+        Some((_, status, code, field, wait)) => {
+            let mut response = problem(status, code, field);
+            if let Some(seconds) = wait {
+                response.headers_mut().insert("retry-after", seconds.into());
+            }
+            response
+        }
+        None => next.run(request).await,
+    }
+}
+
+fn taken(inner: &Inner, slug: &str) -> bool {
+    slug == "taken" || inner.accounts.iter().any(|account| account.slug.as_ref().is_some_and(|s| s.as_str() == slug))
+}
+
+async fn register(State(authz): State<Authz>, headers: HeaderMap, Json(body): Json<RegisterAccount>) -> Response {
+    let mut inner = authz.inner.lock();
+    let Some(key) = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).map(str::to_owned) else {
+        return problem(400, "idempotency_key_required", None);
+    };
+    let print = format!("{} {} {}", body.slug, body.email, body.password.expose_secret());
+    if let Some((same, token)) = inner.by_key.get(&key) {
+        if *same != print {
+            return problem(422, "idempotency_key_reused", None);
+        }
+        let answer =
+            SignedIn { session_token: token.clone().into(), session: inner.sessions[token].clone(), ended: None };
+        return (StatusCode::CREATED, Json(answer)).into_response();
+    }
+    let slug = match Slug::parse_new(&body.slug) {
+        Ok(slug) => slug,
+        Err(error) => return problem(error.status(), error.code(), Some("slug")),
+    };
+    if taken(&inner, &body.slug) {
+        return problem(409, "slug_taken", Some("slug"));
+    }
+    if inner.accounts.iter().any(|account| account.email == body.email) {
+        return problem(409, "email_taken", Some("email"));
+    }
+    let account = Account {
+        id: AccountId::from_uuid(authz.entropy.uuid_v7(&authz.clock)),
+        role: Role::Person,
+        email: body.email,
+        password: body.password.expose_secret().into(),
+        slug: Some(slug.clone()),
+        instance: Some(InstanceId::from_uuid(authz.entropy.uuid_v7(&authz.clock))),
+        locale: body.locale,
+    };
+    inner.made += 1;
+    inner.accounts.push(account.clone());
+    let signed_in = authz.begin(&mut inner, &account);
+    inner.by_key.insert(key, (print, signed_in.session_token.expose_secret().into()));
+    if !inner.hold {
+        authz.deploy.accept(account.id, account.instance.unwrap(), slug);
+    }
+    (StatusCode::CREATED, Json(signed_in)).into_response()
+}
+
+async fn slug(State(authz): State<Authz>, Path(text): Path<String>) -> Json<SlugAvailability> {
+    let mut inner = authz.inner.lock();
+    inner.asked.push(text.clone());
+    let available = !taken(&inner, &text);
+    Json(SlugAvailability { available, code: (!available).then(|| "slug_taken".into()) })
+}
+
+async fn login(State(authz): State<Authz>, Json(body): Json<Login>) -> Response {
+    let mut inner = authz.inner.lock();
+    let replaces = body.replaces.as_ref().map(|token| token.expose_secret().to_owned());
+    inner.logins.push((body.login.clone(), body.client_address, replaces.clone()));
+    let found = inner.accounts.iter().find(|account| {
+        (account.email == body.login || account.slug.as_ref().is_some_and(|slug| slug.as_str() == body.login))
+            && account.password == body.password.expose_secret()
+    });
+    let Some(account) = found.cloned() else { return problem(401, "bad_credentials", None) };
+    let replaced = replaces.and_then(|old| inner.sessions.remove(&old));
+    let mut signed_in = authz.begin(&mut inner, &account);
+    signed_in.ended = replaced
+        .filter(|old| old.instance_id.is_some())
+        .map(|old| LoggedOut { instance_id: old.instance_id, assertions: vec![format!("logout-{}", old.sid)] });
+    Json(signed_in).into_response()
+}
+
+async fn session(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
+    match authz.inner.lock().sessions.get(body.session_token.expose_secret()) {
+        Some(session) => Json(session.clone()).into_response(),
+        None => problem(401, "session_ended", None),
+    }
+}
+
+async fn retry_delivery(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
+    let mut inner = authz.inner.lock();
+    let Some(session) = inner.sessions.get_mut(body.session_token.expose_secret()) else {
+        return problem(401, "session_ended", None);
+    };
+    session.instance_error = None;
+    authz.deploy.accept(session.account_id, session.instance_id.unwrap(), session.slug.clone().unwrap());
+    Json(session.clone()).into_response()
+}
+
+async fn logout(State(authz): State<Authz>, Json(body): Json<Logout>) -> Response {
+    let mut inner = authz.inner.lock();
+    let token = body.session_token.expose_secret().to_owned();
+    inner.logouts.push((token.clone(), body.everywhere));
+    let Some(session) = inner.sessions.get(&token).cloned() else { return problem(401, "session_ended", None) };
+    let assertion = if body.everywhere { "logout-assertion-all".into() } else { format!("logout-{}", session.sid) };
+    if body.everywhere {
+        inner.sessions.retain(|_, other| other.account_id != session.account_id);
+    } else {
+        inner.sessions.remove(&token);
+    }
+    Json(LoggedOut { instance_id: session.instance_id, assertions: vec![assertion] }).into_response()
+}
+
+async fn assertion(State(authz): State<Authz>, Json(body): Json<AssertionRequest>) -> Response {
+    let mut inner = authz.inner.lock();
+    inner.assertions.push((body.slug.clone(), body.purpose, body.bind));
+    match inner.sessions.get(body.session_token.expose_secret()) {
+        None => problem(401, "session_ended", None),
+        Some(session) if session.slug.as_ref() != Some(&body.slug) => problem(404, "not_found", None),
+        Some(session) => Json(AssertionIssued {
+            instance_id: session.instance_id.unwrap(),
+            assertion: "an-assertion".into(),
+            edge_token: Some("an-edge-token".into()),
+        })
+        .into_response(),
+    }
+}
+
+async fn operator(State(authz): State<Authz>) -> Json<OperatorState> {
+    let exists = authz.inner.lock().accounts.iter().any(|account| account.role == Role::Operator);
+    Json(OperatorState { exists })
+}
+
+async fn register_operator(State(authz): State<Authz>, Json(body): Json<RegisterOperator>) -> Response {
+    let mut inner = authz.inner.lock();
+    if inner.accounts.iter().any(|account| account.role == Role::Operator) {
+        return problem(409, "operator_exists", None);
+    }
+    if body.token.expose_secret() != OPERATOR_TOKEN {
+        return problem(403, "operator_link_invalid", None);
+    }
+    let account = Account {
+        id: AccountId::from_uuid(authz.entropy.uuid_v7(&authz.clock)),
+        role: Role::Operator,
+        email: body.email,
+        password: body.password.expose_secret().into(),
+        slug: None,
+        instance: None,
+        locale: body.locale,
+    };
+    inner.accounts.push(account.clone());
+    (StatusCode::CREATED, Json(authz.begin(&mut inner, &account))).into_response()
+}

@@ -1,0 +1,253 @@
+//! A fake deploy-control: instances that change when a test says so.
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, Request, State},
+    middleware::{self, Next},
+    response::{
+        IntoResponse, Response,
+        sse::{Event as Sent, Sse},
+    },
+    routing::{get, post},
+};
+use contracts::{
+    AccountId, InstanceId, Slug,
+    deploy::{
+        ConfigureProvider, Desired, Event, EventCode, EventList, Instance, InstanceError, InstanceList, InstanceUpdate,
+        OnBehalfOf, Phase, ResolveInstance,
+    },
+    provider::ProviderConfig,
+};
+use futures_util::stream;
+use http::StatusCode;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::{DEPLOY_TOKEN, Shared, problem, shows};
+
+const NOW: i64 = 1_795_000_000_000;
+
+#[derive(Default)]
+pub struct Inner {
+    pub instances: BTreeMap<InstanceId, (Instance, Vec<Event>)>,
+    /// Every call is refused with 503.
+    pub away: bool,
+    /// The next provider is refused so: status, code, field.
+    pub refuse_provider: Option<(u16, &'static str, Option<&'static str>)>,
+    /// The providers that were given.
+    pub providers: Vec<ProviderConfig>,
+    /// Actions asked for.
+    pub actions: Vec<String>,
+    /// How many streams are open.
+    pub streams: usize,
+}
+
+#[derive(Clone)]
+pub struct Deploy {
+    pub inner: Shared<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self { inner: Shared::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Deploy {
+    pub fn accept(&self, account: AccountId, id: InstanceId, slug: Slug) {
+        let instance = Instance {
+            id,
+            origin: format!("http://{slug}.localhost:8088"),
+            slug,
+            account_id: account,
+            desired: Desired::Running,
+            phase: Phase::Accepted,
+            error: None,
+            generation: 1,
+            observed_generation: 0,
+            config_generation: 0,
+            applied_config_generation: 0,
+            created_at_ms: NOW,
+            updated_at_ms: NOW,
+        };
+        self.inner.lock().instances.insert(id, (instance, vec![]));
+        self.change_where(|instance| instance.id == id, |_| {}, &[EventCode::Accepted]);
+    }
+
+    /// The one instance there is.
+    pub fn only(&self) -> Instance {
+        self.inner.lock().instances.values().next_back().unwrap().0.clone()
+    }
+
+    /// Brings every instance into this phase, with these events.
+    pub fn step(&self, phase: Phase, events: &[EventCode]) {
+        self.change(|instance| instance.phase = phase, events);
+    }
+
+    pub fn ready(&self) {
+        use EventCode::*;
+        self.step(Phase::Ready, &[Prepared, Created, Started, Healthy, Registered, Ready]);
+    }
+
+    pub fn fail(&self, code: &str) {
+        let error = Some(InstanceError { code: code.into(), detail: "in English".into() });
+        self.change(
+            |instance| {
+                instance.phase = Phase::Failed;
+                instance.error.clone_from(&error);
+            },
+            &[EventCode::Failed],
+        );
+    }
+
+    pub fn change(&self, with: impl Fn(&mut Instance), events: &[EventCode]) {
+        self.change_where(|_| true, with, events);
+    }
+
+    pub fn change_where(&self, of: impl Fn(&Instance) -> bool, with: impl Fn(&mut Instance), events: &[EventCode]) {
+        for (instance, log) in self.inner.lock().instances.values_mut().filter(|(instance, _)| of(instance)) {
+            with(instance);
+            for code in events {
+                let seq = i64::try_from(log.len()).unwrap() + 1;
+                log.push(Event { seq, at_ms: NOW + seq * 1000, code: *code, actor: "beaver".into(), detail: None });
+            }
+        }
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/api/instances", get(list))
+            .route("/api/instances/resolve", post(resolve))
+            .route("/api/instances/configure-provider", post(configure))
+            .route("/api/instances/{id}/events", get(events))
+            .route("/api/instances/{id}/events/stream", get(follow))
+            .route("/api/instances/{id}/{action}", post(act))
+            .route_layer(middleware::from_fn_with_state(self.clone(), guard))
+            .with_state(self.clone())
+    }
+
+    fn of(&self, id: InstanceId, account: AccountId) -> Option<(Instance, Vec<Event>)> {
+        self.inner.lock().instances.get(&id).filter(|(instance, _)| instance.account_id == account).cloned()
+    }
+}
+
+async fn guard(State(deploy): State<Deploy>, request: Request, next: Next) -> Response {
+    if !shows(request.headers(), DEPLOY_TOKEN) {
+        return problem(401, "service_token_required", None);
+    }
+    if deploy.inner.lock().away {
+        return problem(503, "unavailable", None);
+    }
+    next.run(request).await
+}
+
+fn unknown() -> Response {
+    problem(404, "instance_not_found", None)
+}
+
+async fn resolve(State(deploy): State<Deploy>, Json(body): Json<ResolveInstance>) -> Response {
+    let inner = deploy.inner.lock();
+    let found =
+        inner.instances.values().find(|(found, _)| found.slug == body.slug && found.account_id == body.account_id);
+    found.map_or_else(unknown, |(instance, _)| Json(instance.clone()).into_response())
+}
+
+async fn configure(State(deploy): State<Deploy>, Json(body): Json<ConfigureProvider>) -> Response {
+    if let Some((status, code, field)) = deploy.inner.lock().refuse_provider.take() {
+        return problem(status, code, field);
+    }
+    if deploy.of(body.instance_id, body.account_id).is_none() {
+        return unknown();
+    }
+    deploy.inner.lock().providers.push(body.provider);
+    let with = |instance: &mut Instance| instance.config_generation += 1;
+    deploy.change_where(|instance| instance.id == body.instance_id, with, &[EventCode::ConfigRequested]);
+    (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
+}
+
+async fn act(
+    State(deploy): State<Deploy>,
+    Path((id, action)): Path<(InstanceId, String)>,
+    Json(body): Json<OnBehalfOf>,
+) -> Response {
+    let Some((instance, _)) = deploy.of(id, body.account_id) else { return unknown() };
+    deploy.inner.lock().actions.push(action.clone());
+    let wish = |phase, event| {
+        let with = |instance: &mut Instance| (instance.phase, instance.error) = (phase, None);
+        deploy.change_where(|instance| instance.id == id, with, &[event]);
+    };
+    match action.as_str() {
+        "stop" => wish(Phase::Stopping, EventCode::StopRequested),
+        "start" => wish(Phase::Starting, EventCode::StartRequested),
+        "restart" => wish(Phase::Starting, EventCode::RestartRequested),
+        "retry" => wish(Phase::Preparing, EventCode::RetryRequested),
+        _ => return problem(404, "not_found", None),
+    }
+    (StatusCode::ACCEPTED, Json(instance)).into_response()
+}
+
+#[derive(Deserialize)]
+struct After {
+    account_id: AccountId,
+    after: i64,
+}
+
+async fn events(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<After>) -> Response {
+    let Some((_, log)) = deploy.of(id, query.account_id) else { return unknown() };
+    let events = log.into_iter().filter(|event| event.seq > query.after).take(200).collect();
+    Json(EventList { events }).into_response()
+}
+
+/// Counts an open stream as long as it lives.
+struct Open(Deploy);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.inner.lock().streams -= 1;
+    }
+}
+
+async fn follow(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<After>) -> Response {
+    if deploy.of(id, query.account_id).is_none() {
+        return unknown();
+    }
+    deploy.inner.lock().streams += 1;
+    let mut changes = deploy.changed.subscribe();
+    changes.mark_changed();
+    let begin = (changes, query.after, Open(deploy.clone()));
+    let messages = stream::unfold(begin, move |(mut changes, after, open)| {
+        let account = query.account_id;
+        async move {
+            changes.changed().await.ok()?;
+            if open.0.inner.lock().away {
+                return None;
+            }
+            let (instance, log) = open.0.of(id, account)?;
+            let events: Vec<Event> = log.into_iter().filter(|event| event.seq > after).collect();
+            let after = events.last().map_or(after, |event| event.seq);
+            let update = InstanceUpdate { instance, events };
+            let sent = Sent::default().event("instance").id(after.to_string()).json_data(update).unwrap();
+            Some((Ok::<_, Infallible>(sent), (changes, after, open)))
+        }
+    });
+    Sse::new(messages).into_response()
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    limit: usize,
+    after: Option<InstanceId>,
+}
+
+async fn list(State(deploy): State<Deploy>, Query(paging): Query<Paging>) -> Json<InstanceList> {
+    let inner = deploy.inner.lock();
+    let mut found = inner.instances.values().map(|(instance, _)| instance.clone());
+    let instances: Vec<Instance> =
+        found.by_ref().filter(|i| paging.after.is_none_or(|after| i.id > after)).take(paging.limit).collect();
+    let next = found.next().and(instances.last().map(|instance| instance.id));
+    Json(InstanceList { instances, next })
+}

@@ -1,0 +1,24 @@
+//! The portal as a browser meets it, on stand-ins for the other services.
+
+mod account;
+mod browser;
+mod everywhere;
+#[path = "../fakes/mod.rs"]
+mod fakes;
+mod html;
+mod open;
+mod operator;
+mod provider;
+mod workspace;
+
+/// A password that passes what the portal itself checks.
+const PASSWORD: &str = "correct horse battery";
+
+/// Signs a person up and brings the workspace up.
+async fn alice(house: &fakes::House) -> browser::Browser {
+    let mut browser = browser::Browser::new(house);
+    let page = browser.register("alice", "alice@example.com", PASSWORD).await;
+    assert_eq!((page.status.as_u16(), page.location.as_deref()), (303, Some("/progress")));
+    house.deploy.ready();
+    browser
+}

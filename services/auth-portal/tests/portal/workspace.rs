@@ -1,0 +1,292 @@
+//! Progress, "my workspace", and the stream behind them.
+
+use std::time::Duration;
+
+use contracts::deploy::{EventCode, InstanceError, Phase};
+use futures_util::StreamExt;
+use http::Request;
+use serde_json::Value;
+
+use crate::{PASSWORD, alice, browser::Browser, fakes::House};
+
+/// The messages of a stream, one by one, each within ten seconds.
+struct Stream(futures_util::stream::BoxStream<'static, Result<bytes::Bytes, axum::Error>>, String);
+
+impl Stream {
+    async fn open(browser: &mut Browser, view: &str) -> Self {
+        let response = browser.raw(Request::get(format!("/events?view={view}")), String::new()).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        Self(response.into_body().into_data_stream().boxed(), String::new())
+    }
+
+    /// The next message; `None` at the stream's end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((message, rest)) = self.1.split_once("\n\n") {
+                let data = message.lines().find_map(|line| line.strip_prefix("data: ")).map(str::to_owned);
+                self.1 = rest.to_owned();
+                if let Some(data) = data {
+                    return Some(serde_json::from_str(&data).unwrap());
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(10), self.0.next()).await.expect("a message in time");
+            self.1.push_str(std::str::from_utf8(&chunk?.unwrap()).unwrap());
+        }
+    }
+
+    /// Reads until a message says this.
+    async fn until(&mut self, words: &str) -> Value {
+        loop {
+            let message = self.next().await.expect("not the end yet");
+            if message["say"].as_str().unwrap().contains(words) || message["go"] == words {
+                return message;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_was_refused_is_a_failure_to_see_and_to_try_again() {
+    let house = House::new().await;
+    house.authz.inner.lock().hold = true;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    browser.get("/progress").await.shows("waiting for its turn");
+    let token = browser.session().unwrap().to_owned();
+    house.authz.inner.lock().sessions.get_mut(&token).unwrap().instance_error = Some("slug_taken".into());
+    assert_eq!(browser.get("/instance").await.location.as_deref(), Some("/progress"));
+    let page = browser.get("/progress").await;
+    page.shows("Your workspace could not be started.");
+    page.shows("did not accept your new workspace");
+    page.shows("slug_taken");
+    assert!(!page.body.contains("http-equiv=\"refresh\""), "nothing follows by itself");
+    let there = browser.post("/instance/retry", &[("from", "progress")]).await.location;
+    assert_eq!(there.as_deref(), Some("/progress"));
+    assert_eq!(house.deploy.only().slug.as_str(), "alice");
+    assert!(!browser.get("/progress").await.body.contains("slug_taken"));
+}
+
+#[tokio::test]
+async fn progress_is_told_from_the_first_second_to_the_end() {
+    let house = House::new().await;
+    house.authz.inner.lock().hold = true;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let page = browser.get("/progress").await;
+    page.shows("waiting for its turn");
+    page.shows("http://alice.localhost:8088");
+    assert!(page.body.contains("<noscript><meta http-equiv=\"refresh\" content=\"3\"></noscript>"));
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    assert!(stream.next().await.unwrap()["say"].as_str().unwrap().contains("waiting for its turn"));
+
+    let session = house.authz.inner.lock().sessions.values().next().unwrap().clone();
+    house.deploy.accept(session.account_id, session.instance_id.unwrap(), session.slug.unwrap());
+    use EventCode::*;
+    for (phase, events, words, done) in [
+        (Phase::Preparing, &[][..], "place for your data", 1),
+        (Phase::Creating, &[Prepared], "put together", 2),
+        (Phase::Starting, &[Created], "is starting", 3),
+        (Phase::Registering, &[Started, Healthy], "getting to know you", 5),
+    ] {
+        house.deploy.step(phase, events);
+        let message = stream.until(words).await;
+        let html = message["html"].as_str().unwrap();
+        assert_eq!(html.matches("class=\"step done\"").count(), done, "{phase:?}");
+        assert_eq!(html.matches("class=\"step now\"").count(), 1);
+        // A reload, and another tab, tell the same.
+        browser.get("/progress").await.shows(words);
+    }
+    house.deploy.step(Phase::Ready, &[Registered, Ready]);
+    assert_eq!(stream.until("/onboarding").await["go"], "/onboarding");
+    assert_eq!(browser.get("/progress").await.location.as_deref(), Some("/onboarding"));
+}
+
+#[tokio::test]
+async fn a_started_container_is_a_step_of_its_own_within_a_phase() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    house.deploy.step(Phase::Starting, &[EventCode::Prepared, EventCode::Created]);
+    let before = browser.get("/progress").await.body.matches("class=\"step done\"").count();
+    house.deploy.step(Phase::Starting, &[EventCode::Started]);
+    let after = browser.get("/progress").await.body.matches("class=\"step done\"").count();
+    assert_eq!((before, after), (3, 4));
+}
+
+#[tokio::test]
+async fn a_failure_says_why_with_a_code_and_a_retry_that_works() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    for (code, english, chinese) in [
+        ("engine_unavailable", "does not answer", "没有响应"),
+        ("engine_capacity", "no room", "容纳不下"),
+        ("engine_rejected", "refused to run", "拒绝运行"),
+        ("image_missing", "program is missing", "缺少工作区的程序"),
+        ("not_healthy_in_time", "did not answer in time", "没有及时响应"),
+        ("crash_loop", "kept coming down", "反复退出"),
+        ("registration_failed", "could not be linked", "未能与你的账号绑定"),
+        ("storage_failed", "storage could not", "存储未能准备好"),
+        ("internal", "went wrong on the server", "服务器出现问题"),
+        ("never_heard_of", "the code below", "下面的代码"),
+    ] {
+        house.deploy.fail(code);
+        let message = stream.until("could not be started").await;
+        assert!(message["html"].as_str().unwrap().contains(code));
+        let page = browser.get("/progress").await;
+        page.shows(english);
+        page.shows(code);
+        assert!(!page.body.contains("in English") && !page.body.contains("http-equiv=\"refresh\""));
+        browser.clone().chinese().get("/progress").await.shows(chinese);
+        browser.get("/instance").await.shows(english);
+        let retry = browser.post("/instance/retry", &[("from", "progress")]).await;
+        assert_eq!(retry.location.as_deref(), Some("/progress"));
+        stream.until("place for your data").await;
+    }
+}
+
+#[tokio::test]
+async fn why_it_takes_longer_is_told_while_it_goes_on() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let error = InstanceError { code: "engine_capacity".into(), detail: String::new() };
+    house.deploy.change(|i| (i.phase, i.error) = (Phase::Creating, Some(error.clone())), &[EventCode::AttemptFailed]);
+    let page = browser.get("/progress").await;
+    page.shows("no room");
+    assert!(!page.body.contains("/instance/retry") && page.body.contains("http-equiv=\"refresh\""));
+}
+
+#[tokio::test]
+async fn while_deploy_control_is_away_the_pages_wait_and_go_on() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    stream.until("waiting for its turn").await;
+    house.deploy.inner.lock().away = true;
+    house.deploy.step(Phase::Accepted, &[]);
+    stream.until("cannot be reached right now").await;
+    browser.get("/progress").await.shows("cannot be reached right now");
+    browser.get("/instance").await.shows("cannot be reached right now");
+    house.deploy.inner.lock().away = false;
+    house.deploy.ready();
+    stream.until("/onboarding").await;
+}
+
+#[tokio::test]
+async fn my_workspace_shows_state_address_events_and_what_can_be_done() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    let page = browser.get("/instance").await;
+    page.shows("Running");
+    page.shows("http://alice.localhost:8088");
+    page.shows("Linked to your account");
+    page.shows("no AI provider");
+    assert!(page.body.contains("href=\"http://alice.localhost:8088/auth/start?rd=%2F\""));
+    assert!(page.body.contains("<time datetime=\"2026-11-18T"), "{}", page.body);
+    assert!(page.body.contains("action=\"/instance/stop\"") && !page.body.contains("action=\"/instance/start\""));
+
+    let mut stream = Stream::open(&mut browser, "instance").await;
+    stream.until("Everything is fine").await;
+    for (action, word, then, events) in [
+        ("stop", "being stopped", Some((Phase::Stopped, "Your data is kept")), &[EventCode::Stopped][..]),
+        ("start", "in a few seconds", Some((Phase::Ready, "Everything is fine")), &[EventCode::Ready]),
+        ("restart", "in a few seconds", None, &[]),
+    ] {
+        let page = browser.post(&format!("/instance/{action}"), &[]).await;
+        assert_eq!(page.location.as_deref(), Some("/instance"));
+        stream.until(word).await;
+        let page = browser.get("/instance").await;
+        page.shows(word);
+        assert!(page.body.contains("http-equiv=\"refresh\""), "without JavaScript the page asks again");
+        if let Some((phase, words)) = then {
+            house.deploy.step(phase, events);
+            stream.until(words).await;
+        }
+    }
+    assert_eq!(house.deploy.inner.lock().actions, ["stop", "start", "restart"]);
+    assert_eq!(browser.post("/instance/delete", &[]).await.status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn a_stopped_workspace_can_be_started_and_not_opened() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    house.deploy.step(Phase::Stopped, &[EventCode::Stopped]);
+    let page = browser.get("/instance").await;
+    assert!(page.body.contains("action=\"/instance/start\"") && !page.body.contains("/auth/start"));
+    assert!(!page.body.contains("action=\"/instance/stop\""));
+}
+
+#[tokio::test]
+async fn only_the_last_events_are_shown_however_many_there_are() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    house.deploy.step(Phase::Ready, &[EventCode::Recovered; 450]);
+    house.deploy.step(Phase::Ready, &[EventCode::EngineBack]);
+    let page = browser.get("/instance").await;
+    assert_eq!(page.body.matches("<time").count(), 10);
+    let first = page.body.split("<time").nth(1).unwrap();
+    assert!(first.contains("The host machine answers again"), "{first}");
+}
+
+#[tokio::test]
+async fn another_persons_workspace_is_never_in_ones_stream() {
+    let house = House::new().await;
+    let mut alice = alice(&house).await;
+    let mut bob = Browser::new(&house);
+    bob.register("bob", "bob@example.com", PASSWORD).await;
+    bob.get("/progress").await.shows("http://bob.localhost:8088");
+    assert!(!alice.get("/instance").await.body.contains("bob"));
+    let mut stranger = Browser::new(&house);
+    let page = stranger.get("/events?view=instance").await;
+    assert_eq!(page.status.as_u16(), 401);
+    assert!(page.body.contains("session_ended"));
+    alice.headers.push(("sec-fetch-site", "same-site".into()));
+    assert_eq!(alice.get("/events?view=instance").await.status.as_u16(), 403);
+}
+
+#[tokio::test]
+async fn one_person_holds_only_so_many_streams() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let mut stream = Stream::open(&mut browser, "instance").await;
+        stream.next().await;
+        open.push(stream);
+    }
+    assert_eq!(browser.get("/events?view=instance").await.status.as_u16(), 429);
+    let mut bob = Browser::new(&house);
+    bob.register("bob", "bob@example.com", PASSWORD).await;
+    Stream::open(&mut bob, "progress").await.next().await;
+    open.pop();
+    Stream::open(&mut browser, "instance").await.next().await;
+}
+
+#[tokio::test]
+async fn streams_end_with_the_portal_and_when_nobody_listens() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    let mut left = Stream::open(&mut browser, "instance").await;
+    left.next().await;
+    let mut kept = Stream::open(&mut browser, "instance").await;
+    kept.next().await;
+    let wait = async |count: usize| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while house.deploy.inner.lock().streams != count {
+            assert!(tokio::time::Instant::now() < deadline, "{count} streams are wanted");
+            tokio::task::yield_now().await;
+        }
+    };
+    wait(2).await;
+    drop(left);
+    wait(1).await;
+    house.stop.cancel();
+    assert!(kept.next().await.is_none());
+}

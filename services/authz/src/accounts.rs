@@ -1,0 +1,100 @@
+//! Accounts as rows.
+
+use contracts::{AccountId, InstanceId, Slug, authz::Role};
+use service::Problem;
+use sqlx::{Any, AnyConnection, Executor};
+
+use crate::{email::Email, refused::Answer};
+
+/// An account, with what recognises its password.
+#[derive(Clone)]
+pub(crate) struct Account {
+    pub id: AccountId,
+    pub email: String,
+    pub password_hash: String,
+    pub role: Role,
+    pub slug: Option<Slug>,
+    pub instance_id: Option<InstanceId>,
+    pub locale: String,
+}
+
+/// A row, before its texts are known to be what they must be.
+#[derive(sqlx::FromRow)]
+pub(crate) struct AccountRow {
+    id: String,
+    email: String,
+    password_hash: String,
+    role: String,
+    slug: Option<String>,
+    instance_id: Option<String>,
+    locale: String,
+}
+
+impl AccountRow {
+    /// The account in the row; 500 for a row that we did not write.
+    pub fn read(self) -> Result<Account, Problem> {
+        let odd = |what: &str| Problem::internal(anyhow::anyhow!("an account's {what} in the database is malformed"));
+        Ok(Account {
+            id: self.id.parse().map_err(|_| odd("id"))?,
+            email: self.email,
+            password_hash: self.password_hash,
+            role: match self.role.as_str() {
+                "person" => Role::Person,
+                "operator" => Role::Operator,
+                _ => return Err(odd("role")),
+            },
+            slug: self.slug.map(|slug| slug.parse().map_err(|_| odd("slug"))).transpose()?,
+            instance_id: self.instance_id.map(|id| id.parse().map_err(|_| odd("instance"))).transpose()?,
+            locale: self.locale,
+        })
+    }
+}
+
+/// The account with this id.
+pub(crate) async fn by_id(db: impl Executor<'_, Database = Any>, id: &str) -> Answer<Option<Account>> {
+    find(db, "SELECT * FROM accounts WHERE id = $1", id).await
+}
+
+/// The account that somebody means who types an e-mail address or a name.
+pub(crate) async fn by_login(db: impl Executor<'_, Database = Any>, typed: &str) -> Answer<Option<Account>> {
+    if typed.contains('@') {
+        let Some(email) = Email::parse(typed) else { return Ok(None) };
+        return find(db, "SELECT * FROM accounts WHERE email_key = $1", email.key()).await;
+    }
+    let Ok(slug) = Slug::parse(&typed.trim().to_ascii_lowercase()) else { return Ok(None) };
+    find(db, "SELECT * FROM accounts WHERE slug = $1", slug.as_str()).await
+}
+
+async fn find(db: impl Executor<'_, Database = Any>, sql: &'static str, key: &str) -> Answer<Option<Account>> {
+    let row: Option<AccountRow> = sqlx::query_as(sql).bind(key.to_owned()).fetch_optional(db).await?;
+    Ok(row.map(AccountRow::read).transpose()?)
+}
+
+/// Adds an account. `false`, and nothing done, when its e-mail address (or its slug) has one already.
+pub(crate) async fn insert(
+    db: &mut AnyConnection,
+    account: &Account,
+    email: &Email,
+    now_ms: i64,
+) -> Result<bool, sqlx::Error> {
+    let role = match account.role {
+        Role::Person => "person",
+        Role::Operator => "operator",
+    };
+    let inserted = sqlx::query(
+        "INSERT INTO accounts (id, email, email_key, password_hash, role, slug, instance_id, locale, created_at_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+    )
+    .bind(account.id.to_string())
+    .bind(email.as_str().to_owned())
+    .bind(email.key().to_owned())
+    .bind(account.password_hash.clone())
+    .bind(role)
+    .bind(account.slug.as_ref().map(Slug::to_string))
+    .bind(account.instance_id.map(|id| id.to_string()))
+    .bind(account.locale.clone())
+    .bind(now_ms)
+    .execute(db)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}

@@ -1,0 +1,110 @@
+//! What authz is told by its environment.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use secrecy::SecretString;
+use settings::{Env, Error, PublicAddress};
+use store::Database;
+use url::Url;
+
+/// Everything authz takes from its environment.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its tables are.
+    pub database: Database,
+    /// The issuer's name, byte by byte as it stands in tokens.
+    pub issuer: String,
+    /// The origins of workspaces.
+    pub address: PublicAddress,
+    /// What callers of the internal API may show.
+    pub internal_tokens: Vec<SecretString>,
+    /// What opens the first operator's page.
+    pub operator_token: SecretString,
+    /// What the signing keys are sealed with.
+    pub seal_key: SecretString,
+    /// Where deploy-control is.
+    pub deploy_url: Url,
+    /// What deploy-control is shown.
+    pub deploy_token: SecretString,
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub fn from_env(env: &Env) -> Result<Self, Error> {
+        let database = match env.sensitive("DATABASE_URL")? {
+            Some(url) => Database::Postgres { url, schema: "authz".into() },
+            None => Database::Sqlite(PathBuf::from(env.string("BEAVER_DATA_DIR")?).join("authz/authz.db")),
+        };
+        Ok(Self {
+            listen: env.parse("AUTHZ_LISTEN")?,
+            database,
+            issuer: issuer(env)?,
+            address: env.public_address()?,
+            internal_tokens: env.live_secrets("BEAVER_AUTHZ_INTERNAL_TOKEN", &[])?,
+            operator_token: env.secret("BEAVER_OPERATOR_TOKEN")?,
+            seal_key: env.secret("BEAVER_SEAL_KEY")?,
+            deploy_url: env.url("BEAVER_DEPLOY_URL")?,
+            deploy_token: env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
+        })
+    }
+}
+
+/// The issuer's name is compared byte by byte by everybody who verifies a token, so only one way of writing it is taken.
+fn issuer(env: &Env) -> Result<String, Error> {
+    const KEY: &str = "AUTHZ_ISSUER";
+    let given = env.string(KEY)?;
+    let normal = env.url(KEY)?.to_string();
+    let normal = normal.trim_end_matches('/');
+    if given == normal {
+        return Ok(given);
+    }
+    Err(Error::Invalid {
+        key: KEY.into(),
+        why: "a name that is compared byte by byte must be in its normal form".into(),
+        cure: format!("write it as {normal}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Env {
+        Env::from_pairs([
+            ("BEAVER_AUTHZ_INTERNAL_TOKEN", "a".repeat(32)),
+            ("BEAVER_OPERATOR_TOKEN", "b".repeat(32)),
+            ("BEAVER_SEAL_KEY", "c".repeat(32)),
+            ("BEAVER_DEPLOY_TOKEN", "d".repeat(32)),
+        ])
+    }
+
+    #[test]
+    fn the_defaults_and_four_secrets_suffice() {
+        let config = Config::from_env(&env()).unwrap();
+        assert_eq!(config.issuer, "http://beaver-authz-service:19090");
+        assert!(matches!(config.database, Database::Sqlite(path) if path.ends_with("runtime/authz/authz.db")));
+    }
+
+    #[test]
+    fn postgres_when_there_is_a_url() {
+        let config = Config::from_env(&env().with("DATABASE_URL", "postgres://u:p@h/d")).unwrap();
+        assert!(matches!(config.database, Database::Postgres { schema, .. } if schema == "authz"));
+    }
+
+    #[test]
+    fn what_is_missing_or_ambiguous_is_named() {
+        for key in ["BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_OPERATOR_TOKEN", "BEAVER_SEAL_KEY", "BEAVER_DEPLOY_TOKEN"] {
+            let error = Config::from_env(&env().with(key, "")).err().unwrap().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+        for issuer in ["http://authz:19090/", "http://AUTHZ:19090", "http://authz:80", "authz"] {
+            let error = Config::from_env(&env().with("AUTHZ_ISSUER", issuer)).err().unwrap().to_string();
+            assert!(error.starts_with("AUTHZ_ISSUER"), "{error}");
+        }
+    }
+}

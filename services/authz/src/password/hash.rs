@@ -1,0 +1,196 @@
+//! Hashing passwords without letting anybody exhaust the machine.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc::PasswordHash};
+use clock::Entropy;
+use secrecy::{ExposeSecret, SecretString};
+use service::Problem;
+use tokio::sync::Semaphore;
+use unicode_normalization::UnicodeNormalization;
+
+use super::policy::{self, PolicyError};
+use crate::refused::{Answer, Refused};
+
+/// How many may wait for a core in each lane before newcomers are told to come back.
+const QUEUE: usize = 64;
+/// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+
+/// Makes and checks password hashes: as many at once as there are cores, a bounded queue behind them, and one lane each for
+/// signing in and signing up, so that a flood of one leaves the other alone.
+pub(crate) struct Passwords {
+    entropy: Entropy,
+    sign_in: Lane,
+    sign_up: Lane,
+    /// The hash of a password nobody has: checked when there is no account, so that it takes as long as when there is.
+    dummy: String,
+    checked: Arc<AtomicU64>,
+}
+
+/// Which queue a piece of work stands in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    SignIn,
+    SignUp,
+}
+
+struct Lane {
+    /// Working or waiting.
+    admitted: Arc<Semaphore>,
+    /// Working.
+    working: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new(cores: usize) -> Self {
+        Self { admitted: Arc::new(Semaphore::new(cores + QUEUE)), working: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// Runs `work` on a blocking thread when it is its turn.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+        let busy = |cause: &str| {
+            Problem::new(
+                http::StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "Too many people are signing in or up at this moment. Try again in a few seconds.",
+            )
+            .retry_after(2)
+            .cause(anyhow::anyhow!("{cause}"))
+        };
+        let admitted =
+            Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| busy("the queue for hashing is full"))?;
+        let working =
+            Arc::clone(&self.working).acquire_owned().await.map_err(|_| busy("the queue for hashing is closed"))?;
+        let job = tokio::task::spawn_blocking(move || {
+            // Held by the work, not by the caller, who may hang up while the work goes on.
+            let _held = (admitted, working);
+            work()
+        });
+        job.await.map_err(|error| Refused(Problem::internal(error)))
+    }
+}
+
+impl Passwords {
+    /// Prepares the dummy hash: takes as long as one hash.
+    ///
+    /// # Errors
+    /// When argon2 fails, which with these parameters means that there is no memory.
+    pub fn new(entropy: Entropy) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let dummy = hash(&SecretString::from(entropy.token()), &entropy.bytes())?;
+        let checked = Arc::new(AtomicU64::new(0));
+        Ok(Self { entropy, sign_in: Lane::new(cores), sign_up: Lane::new(cores), dummy, checked })
+    }
+
+    /// Checks a new password against the policy and hashes it: a PHC string.
+    ///
+    /// # Errors
+    /// 422 for what the policy refuses; 503 `busy`.
+    pub async fn set(&self, password: SecretString, own_words: Vec<String>) -> Answer<String> {
+        let salt: [u8; 16] = self.entropy.bytes();
+        let outcome = self
+            .sign_up
+            .run(move || {
+                let password = normal(&password);
+                policy::check(password.expose_secret(), &own_words)?;
+                Ok::<_, PolicyError>(hash(&password, &salt))
+            })
+            .await?;
+        match outcome {
+            Ok(hash) => hash.map_err(|error| Problem::unavailable(error).into()),
+            Err(refusal) => Err(Problem::field("password", refusal.code(), refusal.to_string()).into()),
+        }
+    }
+
+    /// Whether `password` is the one of `hash`. Without a hash it is not, and that takes as long.
+    ///
+    /// # Errors
+    /// 503 `busy`; 500 for a hash that is none.
+    pub async fn verify(&self, purpose: Purpose, password: SecretString, hash: Option<String>) -> Answer<bool> {
+        let lane = match purpose {
+            Purpose::SignIn => &self.sign_in,
+            Purpose::SignUp => &self.sign_up,
+        };
+        let exists = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.dummy.clone());
+        let checked = Arc::clone(&self.checked);
+        let fits = lane
+            .run(move || {
+                checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                matches(&normal(&password), &hash)
+            })
+            .await?;
+        fits.map(|fits| fits && exists).map_err(|error| Problem::internal(error).into())
+    }
+
+    /// How many passwords were compared so far; unknown people's count too.
+    #[cfg(test)]
+    pub fn checked(&self) -> u64 {
+        self.checked.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// NFC (RFC 8265, section 4.2), so that a password typed on another keyboard is the same password.
+fn normal(password: &SecretString) -> SecretString {
+    password.expose_secret().nfc().collect::<String>().into()
+}
+
+fn argon2() -> anyhow::Result<Argon2<'static>> {
+    let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
+fn hash(password: &SecretString, salt: &[u8; 16]) -> anyhow::Result<String> {
+    let hash: PasswordHash = argon2()?
+        .hash_password_with_salt(password.expose_secret().as_bytes(), salt)
+        .map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
+    Ok(hash.to_string())
+}
+
+fn matches(password: &SecretString, hash: &str) -> anyhow::Result<bool> {
+    let hash = PasswordHash::new(hash).map_err(|_| anyhow::anyhow!("a stored password hash is malformed"))?;
+    match argon2()?.verify_password(password.expose_secret().as_bytes(), &hash) {
+        Ok(()) => Ok(true),
+        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
+        Err(error) => Err(anyhow::anyhow!("argon2: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hashes_are_argon2id_with_the_parameters_and_a_salt_of_their_own() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let password = || SecretString::from("плотина of seven sticks");
+        let one = passwords.set(password(), vec![]).await.unwrap();
+        let two = passwords.set(password(), vec![]).await.unwrap();
+        assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
+        assert_ne!(one, two);
+        assert!(passwords.verify(Purpose::SignIn, password(), Some(one.clone())).await.unwrap());
+        assert!(!passwords.verify(Purpose::SignIn, "плотина of seven stickS".into(), Some(one)).await.unwrap());
+        assert!(!passwords.verify(Purpose::SignIn, password(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_same_letters_composed_differently_are_the_same_password() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let composed = passwords.set("caf\u{e9} by the river bank".into(), vec![]).await.unwrap();
+        assert!(
+            passwords.verify(Purpose::SignIn, "cafe\u{301} by the river bank".into(), Some(composed)).await.unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once_and_the_other_lane_goes_on() {
+        let passwords = Arc::new(Passwords::new(Entropy::system()).unwrap());
+        let all = passwords.sign_in.admitted.available_permits();
+        let _taken = Arc::clone(&passwords.sign_in.admitted).try_acquire_many_owned(all as u32).unwrap();
+        let refused = passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap_err();
+        assert_eq!(refused.0.code(), "busy");
+        assert!(!passwords.verify(Purpose::SignUp, "x".into(), None).await.unwrap());
+    }
+}

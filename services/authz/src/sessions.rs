@@ -1,0 +1,145 @@
+//! Portal sessions: a random token in the browser, its SHA-256 here.
+
+use contracts::authz::{Session, SignedIn};
+use secrecy::{ExposeSecret, SecretString};
+use service::Problem;
+use sqlx::AnyConnection;
+
+use crate::{
+    accounts::{self, Account},
+    app::App,
+    digest::sha256,
+    refused::Answer,
+};
+
+/// How long a session lasts that nobody uses.
+const IDLE_MS: i64 = 12 * 60 * 60 * 1000;
+/// How long a session lasts at the most.
+const ABSOLUTE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// How often its use is written down.
+const TOUCH_MS: i64 = 60 * 1000;
+
+/// A session that holds, and whose it is.
+pub(crate) struct Live {
+    pub sid: String,
+    pub expires_at_ms: i64,
+    pub account: Account,
+}
+
+impl Live {
+    /// What callers may know of it.
+    pub fn view(&self) -> Session {
+        Session {
+            sid: self.sid.clone(),
+            account_id: self.account.id,
+            role: self.account.role,
+            email: self.account.email.clone(),
+            slug: self.account.slug.clone(),
+            instance_id: self.account.instance_id,
+            instance_error: None,
+            locale: self.account.locale.clone(),
+            expires_at_ms: self.expires_at_ms,
+        }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    sid: String,
+    account_id: String,
+    last_seen_ms: i64,
+    expires_at_ms: i64,
+}
+
+/// Begins a session for an account.
+pub(crate) async fn begin(db: &mut AnyConnection, app: &App, account: &Account) -> Result<SignedIn, sqlx::Error> {
+    let now = app.clock.now_ms();
+    let token = app.entropy.token();
+    let live = Live { sid: app.id(), expires_at_ms: now + ABSOLUTE_MS, account: account.clone() };
+    sqlx::query(
+        "INSERT INTO sessions (token_hash, sid, account_id, created_at_ms, last_seen_ms, expires_at_ms)
+         VALUES ($1, $2, $3, $4, $4, $5)",
+    )
+    .bind(sha256(&token))
+    .bind(live.sid.clone())
+    .bind(account.id.to_string())
+    .bind(now)
+    .bind(live.expires_at_ms)
+    .execute(db)
+    .await?;
+    Ok(SignedIn { session_token: token.into(), session: live.view(), ended: None })
+}
+
+/// The session of a token, which this keeps alive.
+///
+/// # Errors
+/// 401 `session_ended` when there is none, or none any more.
+pub(crate) async fn require(app: &App, token: &SecretString) -> Answer<Live> {
+    let now = app.clock.now_ms();
+    let hash = sha256(token.expose_secret());
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT sid, account_id, last_seen_ms, expires_at_ms FROM sessions
+         WHERE token_hash = $1 AND expires_at_ms > $2 AND last_seen_ms > $3",
+    )
+    .bind(hash.clone())
+    .bind(now)
+    .bind(now - IDLE_MS)
+    .fetch_optional(app.store.pool())
+    .await?;
+    let row = row.ok_or_else(gone)?;
+    let account = accounts::by_id(app.store.pool(), &row.account_id).await?.ok_or_else(gone)?;
+    if row.last_seen_ms <= now - TOUCH_MS {
+        // The condition again, so that of many requests at once one writes.
+        let touched = sqlx::query("UPDATE sessions SET last_seen_ms = $1 WHERE token_hash = $2 AND last_seen_ms <= $3")
+            .bind(now)
+            .bind(hash)
+            .bind(now - TOUCH_MS)
+            .execute(app.store.pool())
+            .await;
+        if let Err(error) = touched {
+            // Whoever can be recognised shall not be turned away because a disk is full.
+            tracing::warn!(%error, "a session's use was not written down");
+        }
+    }
+    Ok(Live { sid: row.sid, expires_at_ms: row.expires_at_ms, account })
+}
+
+/// Ends the session of a token. Gives the account and the session's id; nothing when the token has no session.
+pub(crate) async fn end(db: &mut AnyConnection, token: &SecretString) -> Answer<Option<(Account, String)>> {
+    let found: Option<(String, String)> =
+        sqlx::query_as("DELETE FROM sessions WHERE token_hash = $1 RETURNING account_id, sid")
+            .bind(sha256(token.expose_secret()))
+            .fetch_optional(&mut *db)
+            .await?;
+    let Some((account_id, sid)) = found else { return Ok(None) };
+    let account = accounts::by_id(db, &account_id).await?.ok_or_else(gone)?;
+    Ok(Some((account, sid)))
+}
+
+/// Ends the session of a token, or all sessions of its account. Gives the account and the token's session's id; nothing when
+/// the token has no session, which is as good as ended.
+pub(crate) async fn end_for_sign_out(
+    app: &App,
+    token: &SecretString,
+    everywhere: bool,
+) -> Answer<Option<(Account, String)>> {
+    let mut transaction = app.store.begin().await?;
+    let Some((account, sid)) = end(&mut transaction, token).await? else { return Ok(None) };
+    if everywhere {
+        sqlx::query("DELETE FROM sessions WHERE account_id = $1")
+            .bind(account.id.to_string())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Some((account, sid)))
+}
+
+fn gone() -> Problem {
+    Problem::new(http::StatusCode::UNAUTHORIZED, "session_ended", "This session has ended. Sign in again.")
+}
+
+/// Sessions that are over: the latest end, and the latest last use, of those that may be removed.
+pub(crate) fn over(now_ms: i64) -> (i64, i64) {
+    (now_ms, now_ms - IDLE_MS)
+}

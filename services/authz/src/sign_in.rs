@@ -1,0 +1,68 @@
+//! Signing in: `POST /portal/login`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::extract::State;
+use contracts::{
+    ProblemDetails,
+    authz::{Login, SignedIn},
+};
+use http::StatusCode;
+use service::{Json, Problem};
+
+use crate::{accounts, app::App, assertions, password::Purpose, refused::Answer, sessions, throttle};
+
+/// Checks a password and begins a session. Unknown people and wrong passwords get the same answer in the same time.
+#[utoipa::path(post, path = "/portal/login", tag = "portal", request_body = Login,
+    responses(
+        (status = 200, body = SignedIn),
+        (status = 401, description = "bad_credentials", body = ProblemDetails),
+        (status = 429, description = "too_many_attempts, with Retry-After", body = ProblemDetails),
+        (status = 503, description = "busy, unavailable", body = ProblemDetails)))]
+pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) -> Answer<Json<SignedIn>> {
+    let address: IpAddr = body
+        .client_address
+        .parse()
+        .map_err(|_| Problem::bad_request("client_address is not an IP address.").on_field("client_address"))?;
+    let account = accounts::by_login(app.store.pool(), &body.login).await?;
+    let subject = match &account {
+        Some(account) => account.id.to_string(),
+        // No account's id has a space in it.
+        None => format!("nobody {}", body.login.trim().to_lowercase()),
+    };
+    let attempt = throttle::begin(&app, &subject, address).await?;
+    let hash = account.as_ref().map(|account| account.password_hash.clone());
+    let fits = match app.passwords.verify(Purpose::SignIn, body.password, hash).await {
+        Ok(fits) => fits,
+        Err(refused) => {
+            let mut transaction = app.store.begin().await?;
+            attempt.withdrawn(&mut transaction).await?;
+            transaction.commit().await?;
+            return Err(refused);
+        }
+    };
+    let Some(account) = account.filter(|_| fits) else {
+        metrics::counter!("authz_sign_ins_total", "outcome" => "refused").increment(1);
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "bad_credentials",
+            "The name or the password is not right.",
+        )
+        .into());
+    };
+    let mut transaction = app.store.begin().await?;
+    attempt.succeeded(&mut transaction, app.clock.now_ms()).await?;
+    let replaced = match &body.replaces {
+        Some(before) => sessions::end(&mut transaction, before).await?,
+        None => None,
+    };
+    let mut signed_in = sessions::begin(&mut transaction, &app, &account).await?;
+    // It may have been another person's: theirs is the instance that hears of it.
+    if let Some((before, sid)) = replaced.filter(|(before, _)| before.instance_id.is_some()) {
+        signed_in.ended = Some(assertions::logged_out(&app, &before, Some(sid))?);
+    }
+    transaction.commit().await?;
+    metrics::counter!("authz_sign_ins_total", "outcome" => "ok").increment(1);
+    tracing::info!(account_id = %account.id, sid = signed_in.session.sid, "signed in");
+    Ok(Json(signed_in))
+}

@@ -1,0 +1,229 @@
+//! Signing up: `POST /portal/register`, and whether a name can be had.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use contracts::{
+    AccountId, InstanceId, ProblemDetails, Slug,
+    authz::{IDEMPOTENCY_KEY, RegisterAccount, Role, SignedIn, SlugAvailability},
+};
+use http::{HeaderMap, StatusCode};
+use locale::Locale;
+use service::{Json, Problem};
+
+use crate::{
+    accounts::{self, Account},
+    app::App,
+    deliveries,
+    digest::sha256,
+    email::Email,
+    password::{self, Purpose},
+    refused::{Answer, Refused},
+    sessions,
+};
+
+/// How long a repeated sign-up is recognised.
+pub(crate) const REMEMBERED_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// What was asked for, checked.
+struct SignUp {
+    key_hash: String,
+    slug: Slug,
+    email: Email,
+    locale: Locale,
+    body: RegisterAccount,
+}
+
+/// Makes an account, reserves its name for good, begins a session, and sees to it that deploy-control hears of the instance.
+#[utoipa::path(post, path = "/portal/register", tag = "portal", request_body = RegisterAccount,
+    params(("Idempotency-Key" = String, Header, description = "16 to 64 characters, random; repeats are the same sign-up")),
+    responses(
+        (status = 201, body = SignedIn),
+        (status = 400, description = "idempotency_key_required", body = ProblemDetails),
+        (status = 409, description = "slug_taken, slug_reserved, email_taken", body = ProblemDetails),
+        (status = 422, description = "slug_*, email_invalid, password_*, locale_unknown, idempotency_key_reused", body = ProblemDetails),
+        (status = 503, description = "busy, unavailable", body = ProblemDetails)))]
+pub(crate) async fn register(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Json(body): Json<RegisterAccount>,
+) -> Answer<(StatusCode, Json<SignedIn>)> {
+    let asked = SignUp::check(&headers, body)?;
+    if let Some(again) = asked.repeated(&app).await? {
+        return Ok((StatusCode::CREATED, Json(again)));
+    }
+    // Asked before the expensive part, and decided again by the database below.
+    asked.still_free(&app).await?;
+    let own_words = password::own_words(Some(asked.slug.as_str()), asked.email.as_str());
+    let password_hash = app.passwords.set(asked.body.password.clone(), own_words).await?;
+    let account = Account {
+        id: AccountId::from_uuid(app.entropy.uuid_v7(&app.clock)),
+        email: asked.email.as_str().to_owned(),
+        password_hash,
+        role: Role::Person,
+        slug: Some(asked.slug.clone()),
+        instance_id: Some(InstanceId::from_uuid(app.entropy.uuid_v7(&app.clock))),
+        locale: asked.locale.code().to_owned(),
+    };
+    let Some(signed_in) = asked.commit(&app, &account).await? else {
+        // The same sign-up won elsewhere in the meantime.
+        let again = asked
+            .repeated(&app)
+            .await?
+            .ok_or_else(|| Problem::unavailable(anyhow::anyhow!("a sign-up with the same key came and went")))?;
+        return Ok((StatusCode::CREATED, Json(again)));
+    };
+    metrics::counter!("authz_sign_ups_total").increment(1);
+    tracing::info!(account_id = %account.id, slug = %asked.slug, "signed up");
+    deliveries::deliver_now(&app, &account).await;
+    Ok((StatusCode::CREATED, Json(signed_in)))
+}
+
+impl SignUp {
+    fn check(headers: &HeaderMap, body: RegisterAccount) -> Answer<Self> {
+        let key = headers
+            .get(IDEMPOTENCY_KEY)
+            .and_then(|value| value.to_str().ok())
+            .filter(|key| (16..=64).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
+            .ok_or_else(|| {
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "idempotency_key_required",
+                    "Send the header Idempotency-Key: 16 to 64 random characters.",
+                )
+            })?;
+        let slug = Slug::parse_new(&body.slug).map_err(|error| {
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+            Problem::field("slug", error.code(), error.to_string()).status(status)
+        })?;
+        let (email, locale) = (email(&body.email)?, locale(&body.locale)?);
+        Ok(Self { key_hash: sha256(key), slug, email, locale, body })
+    }
+
+    /// The answer of the sign-up that used this key before: its account, in a new session.
+    async fn repeated(&self, app: &App) -> Answer<Option<SignedIn>> {
+        let earlier: Option<(String,)> =
+            sqlx::query_as("SELECT account_id FROM sign_ups WHERE key_hash = $1 AND created_at_ms > $2")
+                .bind(self.key_hash.clone())
+                .bind(app.clock.now_ms() - REMEMBERED_MS)
+                .fetch_optional(app.store.pool())
+                .await?;
+        let Some((account_id,)) = earlier else { return Ok(None) };
+        let reused = || {
+            Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "This Idempotency-Key belongs to another sign-up. Take a new one.",
+            )
+        };
+        let account = accounts::by_id(app.store.pool(), &account_id).await?.ok_or_else(reused)?;
+        let same = account.slug.as_ref() == Some(&self.slug)
+            && account.email == self.email.as_str()
+            && account.locale == self.locale.code();
+        // The body is not kept: a fast hash of it would be a fast hash of the password.
+        let hash = account.password_hash.clone();
+        if !same || !app.passwords.verify(Purpose::SignUp, self.body.password.clone(), Some(hash)).await? {
+            return Err(reused().into());
+        }
+        let mut transaction = app.store.begin().await?;
+        let signed_in = sessions::begin(&mut transaction, app, &account).await?;
+        transaction.commit().await?;
+        app.nudge.notify_one();
+        Ok(Some(signed_in))
+    }
+
+    async fn still_free(&self, app: &App) -> Answer<()> {
+        if is_taken(app, &self.slug).await? {
+            return Err(slug_taken());
+        }
+        let (with_email,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM accounts WHERE email_key = $1")
+            .bind(self.email.key().to_owned())
+            .fetch_one(app.store.pool())
+            .await?;
+        if with_email > 0 { Err(email_taken()) } else { Ok(()) }
+    }
+
+    /// Account, name, session and delivery: all of it or nothing. `None` when the key was used in the meantime.
+    async fn commit(&self, app: &App, account: &Account) -> Answer<Option<SignedIn>> {
+        let now = app.clock.now_ms();
+        let mut transaction = app.store.begin().await?;
+        // A key from yesterday is as good as none.
+        let keyed = sqlx::query(
+            "INSERT INTO sign_ups (key_hash, account_id, created_at_ms) VALUES ($1, $2, $3)
+             ON CONFLICT (key_hash) DO UPDATE SET account_id = $2, created_at_ms = $3 WHERE sign_ups.created_at_ms <= $4",
+        )
+        .bind(self.key_hash.clone())
+        .bind(account.id.to_string())
+        .bind(now)
+        .bind(now - REMEMBERED_MS)
+        .execute(&mut *transaction)
+        .await?;
+        if keyed.rows_affected() == 0 {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        let named = sqlx::query(
+            "INSERT INTO slugs (slug, account_id, reserved_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind(self.slug.to_string())
+        .bind(account.id.to_string())
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if named.rows_affected() == 0 {
+            return Err(slug_taken());
+        }
+        if !accounts::insert(&mut transaction, account, &self.email, now).await? {
+            return Err(email_taken());
+        }
+        deliveries::insert(&mut transaction, app, account).await?;
+        let signed_in = sessions::begin(&mut transaction, app, account).await?;
+        transaction.commit().await?;
+        Ok(Some(signed_in))
+    }
+}
+
+/// The address in what somebody typed, or 422.
+pub(crate) fn email(typed: &str) -> Answer<Email> {
+    Email::parse(typed).ok_or_else(|| {
+        Problem::field("email", "email_invalid", "This is not an e-mail address of the form name@example.com.").into()
+    })
+}
+
+/// The language asked for, or 422.
+pub(crate) fn locale(code: &str) -> Answer<Locale> {
+    Locale::from_code(code)
+        .ok_or_else(|| Problem::field("locale", "locale_unknown", "The language is en or zh-CN.").into())
+}
+
+/// 409: the address has an account. Whoever fills in the form learns of it; that changes with mails that confirm.
+pub(crate) fn email_taken() -> Refused {
+    Problem::field("email", "email_taken", "There is an account with this e-mail address.")
+        .status(StatusCode::CONFLICT)
+        .into()
+}
+
+fn slug_taken() -> Refused {
+    Problem::field("slug", "slug_taken", "This name is taken. Take another.").status(StatusCode::CONFLICT).into()
+}
+
+async fn is_taken(app: &App, slug: &Slug) -> Answer<bool> {
+    let (given,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM slugs WHERE slug = $1")
+        .bind(slug.to_string())
+        .fetch_one(app.store.pool())
+        .await?;
+    Ok(given > 0)
+}
+
+/// Whether a name can be had, for the form as it is typed.
+#[utoipa::path(get, path = "/portal/slugs/{text}", tag = "portal",
+    params(("text" = String, Path, description = "The name, as typed")),
+    responses((status = 200, body = SlugAvailability)))]
+pub(crate) async fn slug(State(app): State<Arc<App>>, Path(text): Path<String>) -> Answer<Json<SlugAvailability>> {
+    let code = match Slug::parse_new(&text) {
+        Err(error) => Some(error.code()),
+        Ok(slug) if is_taken(&app, &slug).await? => Some("slug_taken"),
+        Ok(_) => None,
+    };
+    Ok(Json(SlugAvailability { available: code.is_none(), code: code.map(str::to_owned) }))
+}

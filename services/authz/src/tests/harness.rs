@@ -1,0 +1,370 @@
+//! What the tests share: authz on a fresh database, and a fake deploy-control.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, AtomicUsize, Ordering},
+};
+
+use axum::{Json, Router, body::Body, extract::State, routing::post};
+use clock::{Clock, Entropy, ManualClock};
+use contracts::{
+    Slug,
+    deploy::{Desired, Instance, Phase, RegisterInstance},
+};
+use http::{HeaderMap, Request, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use settings::Env;
+use store::testing::TestStore;
+use token::{AssertionClaims, Claims, Expected, Kind, NoExtra, SigningKey};
+use tower::ServiceExt;
+
+use crate::{MIGRATOR, app::App, config::Config};
+
+/// The time at which every test begins.
+pub const START_MS: i64 = 1_800_000_000_000;
+pub const INTERNAL_TOKEN: &str = "internal-token-of-the-tests-0123456789";
+pub const OPERATOR_TOKEN: &str = "operator-token-of-the-tests-0123456789";
+pub const DEPLOY_TOKEN: &str = "deploy-token-of-the-tests-0123456789abc";
+pub const SEAL_KEY: &str = "seal-key-of-the-tests-0123456789abcdef";
+pub const ISSUER: &str = "http://beaver-authz-service:19090";
+pub const PASSWORD: &str = "seven sticks make one lodge";
+
+/// authz under test.
+pub struct Authz {
+    pub app: Arc<App>,
+    pub hand: ManualClock,
+    pub deploy: FakeDeployControl,
+    pub store: TestStore,
+    router: Router,
+}
+
+/// One authz on each kind of database.
+pub async fn everywhere() -> Vec<Authz> {
+    let mut all = vec![];
+    for store in store::testing::databases(&MIGRATOR).await {
+        all.push(Authz::on(store).await);
+    }
+    all
+}
+
+pub fn config(deploy_url: &str) -> Config {
+    let env = Env::from_pairs([
+        ("BEAVER_AUTHZ_INTERNAL_TOKEN", INTERNAL_TOKEN),
+        ("BEAVER_OPERATOR_TOKEN", OPERATOR_TOKEN),
+        ("BEAVER_SEAL_KEY", SEAL_KEY),
+        ("BEAVER_DEPLOY_TOKEN", DEPLOY_TOKEN),
+        ("BEAVER_DEPLOY_URL", deploy_url),
+    ]);
+    Config::from_env(&env).unwrap()
+}
+
+impl Authz {
+    pub async fn on(store: TestStore) -> Self {
+        let deploy = FakeDeployControl::start().await;
+        let (clock, hand) = Clock::manual(START_MS);
+        let app = App::new(config(&deploy.url), store.clone(), clock, Entropy::system()).await.unwrap();
+        Self { router: app.router(), app, hand, deploy, store }
+    }
+
+    /// On SQLite alone, for what does not depend on the database.
+    pub async fn simple() -> Self {
+        Self::on(store::testing::sqlite(&MIGRATOR).await).await
+    }
+
+    pub fn name(&self) -> String {
+        self.store.name()
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        Reply { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    /// With the service token.
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Reply {
+        self.send(json_request(path, body).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        let request = Request::get(path).header("authorization", format!("Bearer {INTERNAL_TOKEN}"));
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub async fn register_with(&self, key: &str, body: &Value) -> Reply {
+        let request = json_request("/portal/register", body).header("idempotency-key", key);
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    pub async fn register(&self, body: &Value) -> Reply {
+        self.register_with(&Entropy::system().token(), body).await
+    }
+
+    /// Signs somebody up and gives the session.
+    pub async fn person(&self, slug: &str) -> Person {
+        let reply = self.register(&sign_up(slug)).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+        Person::of(&reply)
+    }
+
+    pub async fn login(&self, login: &str, password: &str, address: &str) -> Reply {
+        self.post("/portal/login", &json!({"login": login, "password": password, "client_address": address})).await
+    }
+
+    pub async fn session(&self, token: &str) -> Reply {
+        self.post("/portal/session", &json!({ "session_token": token })).await
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
+    }
+}
+
+fn json_request(path: &str, _body: &impl Serialize) -> http::request::Builder {
+    Request::post(path)
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {INTERNAL_TOKEN}"))
+}
+
+pub fn sign_up(slug: &str) -> Value {
+    json!({"slug": slug, "email": format!("{slug}@example.com"), "password": PASSWORD, "locale": "zh-CN"})
+}
+
+/// A person who is signed in.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub token: String,
+    pub sid: String,
+    pub account_id: String,
+    pub instance_id: String,
+    pub slug: String,
+}
+
+impl Person {
+    pub fn of(reply: &Reply) -> Self {
+        let body: Value = reply.json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let session = &body["session"];
+        Self {
+            token: text(&body["session_token"]),
+            sid: text(&session["sid"]),
+            account_id: text(&session["account_id"]),
+            instance_id: text(&session["instance_id"]),
+            slug: text(&session["slug"]),
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    pub fn json<T: DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Status and code of a problem.
+    pub fn problem(&self) -> (u16, String) {
+        let body: Value = self.json();
+        (self.status.as_u16(), body["code"].as_str().unwrap_or("no code").to_owned())
+    }
+
+    /// Status, code and field of a problem.
+    pub fn field(&self) -> (u16, String, String) {
+        let ((status, code), body) = (self.problem(), self.json::<Value>());
+        (status, code, body["field"].as_str().unwrap_or_default().to_owned())
+    }
+
+    pub fn retry_after(&self) -> Option<u64> {
+        self.headers.get("retry-after")?.to_str().ok()?.parse().ok()
+    }
+}
+
+/// A fake deploy-control: takes instances, and can be told to fail.
+#[derive(Clone)]
+pub struct FakeDeployControl {
+    pub url: String,
+    state: Arc<FakeState>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    /// 0: take them.
+    fails_with: AtomicU16,
+    hangs: std::sync::atomic::AtomicBool,
+    calls: AtomicUsize,
+    taken: std::sync::Mutex<Vec<RegisterInstance>>,
+}
+
+impl FakeDeployControl {
+    pub async fn start() -> Self {
+        let state = Arc::new(FakeState::default());
+        let router = Router::new().route("/api/instances/register", post(take)).with_state(Arc::clone(&state));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, state }
+    }
+
+    /// From now on it answers with this status; 0 makes it work again.
+    pub fn fail_with(&self, status: u16) {
+        self.state.fails_with.store(status, Ordering::SeqCst);
+    }
+
+    /// From now on it takes requests and never answers.
+    pub fn hang(&self, hangs: bool) {
+        self.state.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    pub fn calls(&self) -> usize {
+        self.state.calls.load(Ordering::SeqCst)
+    }
+
+    /// The names it took, in the order they came.
+    pub fn taken(&self) -> Vec<RegisterInstance> {
+        self.state.taken.lock().unwrap().clone()
+    }
+}
+
+async fn take(
+    State(state): State<Arc<FakeState>>,
+    headers: HeaderMap,
+    Json(body): Json<RegisterInstance>,
+) -> Result<(StatusCode, Json<Instance>), (StatusCode, Json<Value>)> {
+    state.calls.fetch_add(1, Ordering::SeqCst);
+    if state.hangs.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    let refuse = |status: u16| {
+        let problem =
+            json!({"type": "about:blank", "title": "-", "status": status, "code": "fake_refusal", "detail": "-"});
+        Err((StatusCode::from_u16(status).unwrap(), Json(problem)))
+    };
+    if headers.get("authorization").is_none_or(|shown| shown != &format!("Bearer {DEPLOY_TOKEN}")) {
+        return refuse(401);
+    }
+    match state.fails_with.load(Ordering::SeqCst) {
+        0 => {}
+        status => return refuse(status),
+    }
+    let mut taken = state.taken.lock().unwrap();
+    if !taken.iter().any(|one| one.instance_id == body.instance_id) {
+        taken.push(body.clone());
+    }
+    let slug: Slug = body.slug;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(Instance {
+            id: body.instance_id,
+            origin: format!("http://{slug}.localhost:8088"),
+            slug,
+            account_id: body.account_id,
+            desired: Desired::Running,
+            phase: Phase::Accepted,
+            error: None,
+            generation: 1,
+            observed_generation: 0,
+            config_generation: 0,
+            applied_config_generation: 0,
+            created_at_ms: START_MS,
+            updated_at_ms: START_MS,
+        }),
+    ))
+}
+
+/// Client metadata with one key.
+pub fn jwks(key: &SigningKey) -> Value {
+    json!({ "jwks": { "keys": [key.public()] } })
+}
+
+/// Instances' side of things.
+impl Authz {
+    pub fn expected<'a>(&self, audience: &'a str) -> Expected<'a> {
+        Expected { issuer: ISSUER, audience, now_s: self.app.clock.now_s() }
+    }
+
+    /// As the instance of this name would.
+    pub fn verify_assertion(&self, assertion: &str, slug: &str) -> AssertionClaims {
+        let origin = format!("http://{slug}.localhost:8088");
+        token::verify(Kind::Assertion, assertion, &self.expected(&origin), &self.app.keys.published()).unwrap()
+    }
+
+    pub async fn initial_access_token(&self, person: &Person) -> String {
+        let reply = self
+            .post(
+                "/backends/register",
+                &json!({
+                    "instance_id": person.instance_id, "account_id": person.account_id, "slug": person.slug,
+                    "redirect_uri": format!("http://{}.localhost:8088/auth/callback", person.slug),
+                }),
+            )
+            .await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+        reply.json::<Value>()["initial_access_token"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn oauth_register(&self, token: Option<&str>, metadata: &Value) -> Reply {
+        let mut request = Request::post("/oauth/register").header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        self.send(request.body(Body::from(metadata.to_string())).unwrap()).await
+    }
+
+    /// Registers a key for a person's instance; the client's id.
+    pub async fn client(&self, person: &Person, key: &SigningKey) -> String {
+        let token = self.initial_access_token(person).await;
+        let reply = self.oauth_register(Some(&token), &jwks(key)).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+        reply.json::<Value>()["client_id"].as_str().unwrap().to_owned()
+    }
+
+    /// The claims that a client's assertion has now.
+    pub fn client_claims(&self, client_id: &str) -> Claims<NoExtra> {
+        let iat = self.app.clock.now_s();
+        Claims {
+            iss: client_id.into(),
+            sub: client_id.into(),
+            aud: ISSUER.into(),
+            iat,
+            exp: iat + 60,
+            jti: Entropy::system().token(),
+            extra: NoExtra {},
+        }
+    }
+
+    pub fn client_assertion(&self, key: &SigningKey, client_id: &str) -> String {
+        key.sign(Kind::ClientAssertion, &self.client_claims(client_id)).unwrap()
+    }
+
+    /// Asks for an access token: the usual parameters, with these instead or besides.
+    pub async fn token(&self, change: &[(&str, &str)]) -> Reply {
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ("resource", "https://mcp.example.com/outlook"),
+        ];
+        form.retain(|(name, _)| change.iter().all(|(changed, _)| changed != name));
+        form.extend(change);
+        self.form(&url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()).await
+    }
+
+    pub async fn form(&self, body: &str) -> Reply {
+        let request = Request::post("/oauth/token").header("content-type", "application/x-www-form-urlencoded");
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+}
+
+impl Reply {
+    /// The `error` of an OAuth refusal.
+    pub fn error(&self) -> String {
+        self.json::<Value>()["error"].as_str().unwrap_or("no error").to_owned()
+    }
+}

@@ -1,0 +1,13 @@
+//! authz as its callers meet it: the whole router, on every database there is.
+
+mod clients;
+mod hand_off;
+mod harness;
+mod keys;
+mod operator;
+mod process;
+mod secrets;
+mod sessions;
+mod signing_in;
+mod signing_up;
+mod token_endpoint;

@@ -1,0 +1,77 @@
+//! authz as a process: starting, answering, ending.
+
+use std::time::Duration;
+
+use service::Shutdown;
+use settings::Env;
+
+use super::harness::*;
+
+fn env(listen: &str) -> Env {
+    Env::from_pairs([
+        ("BEAVER_AUTHZ_INTERNAL_TOKEN", INTERNAL_TOKEN),
+        ("BEAVER_OPERATOR_TOKEN", OPERATOR_TOKEN),
+        ("BEAVER_SEAL_KEY", SEAL_KEY),
+        ("BEAVER_DEPLOY_TOKEN", DEPLOY_TOKEN),
+        ("BEAVER_DEPLOY_URL", "http://127.0.0.1:1"),
+        ("AUTHZ_LISTEN", listen),
+    ])
+}
+
+/// An address that nobody listens on.
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("in time")
+}
+
+#[tokio::test]
+async fn it_starts_answers_and_ends_and_the_keys_outlast_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let listen = free_address();
+        let env = env(&listen).with("BEAVER_DATA_DIR", folder.path().to_str().unwrap());
+        assert_eq!(crate::health_url(&env).unwrap(), format!("http://{listen}/readyz"));
+        let stop = Shutdown::new();
+        let running = tokio::spawn(crate::run(env, stop.clone()));
+        let keys = within(async {
+            let client = service::ServiceClient::new("authz", format!("http://{listen}").parse().unwrap(), "".into());
+            loop {
+                if let Ok(keys) = client.get::<token::KeySet>("/.well-known/jwks.json").await {
+                    return keys;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        seen.insert(keys.keys()[0].kid().to_owned());
+        stop.cancel();
+        within(running).await.unwrap().unwrap();
+        assert!(std::net::TcpStream::connect(&listen).is_err(), "nobody listens any more");
+    }
+    assert_eq!(seen.len(), 1);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let env = env(&listen).with("BEAVER_DATA_DIR", folder.path().to_str().unwrap());
+    let error = within(crate::run(env, Shutdown::new())).await.unwrap_err();
+    assert!(format!("{error:#}").contains(&listen), "{error:#}");
+}
+
+#[tokio::test]
+async fn it_waits_for_a_database_that_is_not_there_yet_and_can_be_ended_meanwhile() {
+    let env = env(&free_address()).with("DATABASE_URL", "postgres://nobody:canary-password@127.0.0.1:1/none");
+    let stop = Shutdown::new();
+    let mut running = tokio::spawn(crate::run(env, stop.clone()));
+    let early = tokio::time::timeout(Duration::from_millis(800), &mut running).await;
+    assert!(early.is_err(), "it went on waiting: {early:?}");
+    stop.cancel();
+    within(running).await.unwrap().unwrap();
+}

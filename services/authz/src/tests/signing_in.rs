@@ -1,0 +1,209 @@
+//! Signing in, and everybody who tries to without the password.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::harness::*;
+
+const WRONG: &str = "certainly not the right one";
+
+#[tokio::test]
+async fn by_name_or_by_address_in_any_case() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        for login in ["alice", " Alice ", "alice@example.com", "ALICE@Example.COM "] {
+            let reply = authz.login(login, PASSWORD, "192.0.2.1").await;
+            assert_eq!(reply.status, StatusCode::OK, "{login}: {}", reply.text);
+            assert_eq!(Person::of(&reply).account_id, alice.account_id, "{}", authz.name());
+        }
+        let bad = authz.login("alice", PASSWORD, "not an address").await;
+        assert_eq!(bad.field(), (400, "invalid_request".into(), "client_address".into()));
+    }
+}
+
+#[tokio::test]
+async fn nobody_and_a_wrong_password_are_told_the_same_after_the_same_work() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let mut answers = HashSet::new();
+        for (i, login) in
+            ["alice", "alice@example.com", "nobody", "nobody@example.com", "no such\0name", ""].iter().enumerate()
+        {
+            let before = authz.app.passwords.checked();
+            let reply = authz.login(login, WRONG, &format!("192.0.2.{i}")).await;
+            assert_eq!(reply.problem(), (401, "bad_credentials".into()), "{login:?}");
+            assert_eq!(authz.app.passwords.checked() - before, 1, "{login:?} costs one hash");
+            let mut body: Value = reply.json();
+            body.as_object_mut().unwrap().remove("request_id");
+            let mut names: Vec<_> = reply.headers.keys().map(ToString::to_string).collect();
+            names.sort();
+            answers.insert(format!("{body} {names:?}"));
+        }
+        assert_eq!(answers.len(), 1, "{}: {answers:#?}", authz.name());
+        // Being throttled is no different either.
+        for login in ["alice", "nobody"] {
+            let codes = guess(&authz, login, "198.51.100.1", 8).await;
+            assert_eq!(codes, [401, 401, 401, 401, 401, 429, 429, 429], "{login}");
+        }
+    }
+}
+
+async fn guess(authz: &Authz, login: &str, address: &str, times: usize) -> Vec<u16> {
+    let mut codes = vec![];
+    for _ in 0..times {
+        codes.push(authz.login(login, WRONG, address).await.status.as_u16());
+    }
+    codes
+}
+
+#[tokio::test]
+async fn after_five_failures_the_pauses_double_and_a_right_password_waits_too() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 5).await, [401; 5]);
+        for pause_s in [1, 2, 4, 8] {
+            let refused = authz.login("alice", PASSWORD, "192.0.2.1").await;
+            assert_eq!(refused.problem(), (429, "too_many_attempts".into()), "{}", authz.name());
+            assert!(
+                refused.retry_after().is_some_and(|s| s >= pause_s && s <= pause_s + 1),
+                "{:?}",
+                refused.retry_after()
+            );
+            // Being refused prolongs nothing.
+            authz.hand.advance_ms(pause_s as i64 * 1000);
+            assert_eq!(guess(&authz, "alice", "192.0.2.1", 1).await, [401], "after {pause_s} s");
+        }
+        authz.hand.advance_ms(16_000);
+        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK);
+        // Anew: five are free again.
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 6).await, [401, 401, 401, 401, 401, 429]);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_failures_from_everywhere_do_not_lock_out_where_the_person_was_before() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK);
+        assert_eq!(guess(&authz, "alice", "198.51.100.1", 1).await, [401]);
+        // What ten thousand would have left: the hashing is what takes long.
+        sqlx::query("UPDATE login_failures SET failures = 10000, blocked_until_ms = $1, last_failed_at_ms = $2")
+            .bind(START_MS + 900_000)
+            .bind(START_MS)
+            .execute(authz.store.pool())
+            .await
+            .unwrap();
+        for stranger in ["198.51.100.1", "198.51.100.2", "2001:db8::1"] {
+            let refused = authz.login("alice", PASSWORD, stranger).await;
+            assert_eq!(refused.problem(), (429, "too_many_attempts".into()), "{stranger}");
+        }
+        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK, "{}", authz.name());
+        // From there guesses are still counted.
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 6).await, [401, 401, 401, 401, 401, 429]);
+    }
+}
+
+#[tokio::test]
+async fn own_successes_in_between_do_not_reset_what_an_address_has_failed() {
+    for authz in everywhere().await {
+        for slug in ["victim", "attacker"] {
+            authz.person(slug).await;
+        }
+        sqlx::query(
+            "INSERT INTO login_failures (scope, failures, last_failed_at_ms, blocked_until_ms) VALUES ($1, 97, $2, 0)",
+        )
+        .bind(authz.app.seal.name(&["address", "198.51.100.1"]))
+        .bind(START_MS)
+        .execute(authz.store.pool())
+        .await
+        .unwrap();
+        // Three more guesses at three people, with a sign-in of one's own after each.
+        for (guessed, expected) in [("victim", 401), ("nobody-1", 401), ("nobody-2", 401)] {
+            assert_eq!(guess(&authz, guessed, "198.51.100.1", 1).await, [expected], "{guessed}");
+            if guessed != "nobody-2" {
+                assert_eq!(authz.login("attacker", PASSWORD, "198.51.100.1").await.status, StatusCode::OK);
+            }
+        }
+        assert_eq!(authz.login("attacker", PASSWORD, "198.51.100.1").await.status, StatusCode::OK, "known there");
+        assert_eq!(guess(&authz, "nobody-3", "198.51.100.1", 1).await, [429], "{}", authz.name());
+        assert_eq!(guess(&authz, "nobody-3", "198.51.100.2", 1).await, [401], "the control: another address");
+    }
+}
+
+#[tokio::test]
+async fn fifty_guesses_at_once_are_not_fifty_free_ones() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let replies = join_all((0..50).map(|_| authz.login("alice", WRONG, "192.0.2.1"))).await;
+        let looked_at = replies.iter().filter(|reply| reply.status == StatusCode::UNAUTHORIZED).count();
+        let refused = replies.iter().filter(|reply| reply.status == StatusCode::TOO_MANY_REQUESTS).count();
+        assert_eq!((looked_at, refused), (5, 45), "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn counters_are_forgotten_after_an_hour_of_peace() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 6).await, [401, 401, 401, 401, 401, 429]);
+        authz.hand.advance_ms(crate::throttle::FORGOTTEN_MS);
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 6).await, [401, 401, 401, 401, 401, 429], "{}", authz.name());
+    }
+}
+
+/// Five hundred at once: those beyond the cores and the queue are told to come back, at once; health answers meanwhile, and
+/// so does the other lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_sign_ins_at_once_leave_the_service_standing() {
+    let authz = Authz::simple().await;
+    authz.person("alice").await;
+    let addresses: Vec<_> = (0..500).map(|i| format!("10.0.{}.{}", i / 250, i % 250)).collect();
+    let flood = join_all(addresses.iter().map(|address| authz.login("nobody", WRONG, address)));
+    let meanwhile = async {
+        for _ in 0..20 {
+            let health = tokio::time::timeout(Duration::from_secs(5), authz.get("/healthz")).await.unwrap();
+            assert_eq!(health.status, StatusCode::OK);
+        }
+        let reply = authz.register(&sign_up("bob")).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+    };
+    let (replies, ()) = tokio::join!(flood, meanwhile);
+    let mut codes = std::collections::BTreeMap::<String, usize>::new();
+    for reply in &replies {
+        *codes.entry(reply.problem().1).or_default() += 1;
+        if reply.status == StatusCode::SERVICE_UNAVAILABLE {
+            assert!(reply.retry_after().is_some());
+        }
+    }
+    assert!(
+        codes
+            .keys()
+            .all(|code| ["bad_credentials", "busy", "too_many_attempts", "unavailable"].contains(&code.as_str())),
+        "{codes:?}"
+    );
+    assert!(codes.contains_key("bad_credentials"), "{codes:?}");
+    let alice = authz.login("alice", PASSWORD, "192.0.2.1").await;
+    assert_eq!(alice.status, StatusCode::OK, "afterwards all is as before: {}", alice.text);
+}
+
+#[tokio::test]
+async fn nothing_typed_is_kept_with_the_failures() {
+    for authz in everywhere().await {
+        // People do type their password into the name's field.
+        authz.login("canary-typed-as-a-name", WRONG, "192.0.2.77").await;
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT scope FROM login_failures").fetch_all(authz.store.pool()).await.unwrap();
+        assert_eq!(rows.len(), 3, "{}", authz.name());
+        assert!(rows.iter().all(|(scope,)| scope.len() == 64 && !scope.contains("canary") && !scope.contains("192.0")));
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_member_is_refused() {
+    let authz = Authz::simple().await;
+    let body = json!({"login": "a", "password": "b", "client_address": "192.0.2.1", "role": "operator"});
+    assert_eq!(authz.post("/portal/login", &body).await.problem(), (400, "invalid_request".into()));
+}

@@ -1,0 +1,286 @@
+//! Signing up, names, and what deploy-control hears of it.
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::harness::*;
+use crate::deliveries;
+
+#[tokio::test]
+async fn a_sign_up_makes_an_account_a_session_and_an_instance() {
+    for authz in everywhere().await {
+        let reply = authz.register(&sign_up("alice")).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}: {}", authz.name(), reply.text);
+        assert_eq!(reply.headers["cache-control"], "no-store");
+        let alice = Person::of(&reply);
+        assert_eq!(alice.token.len(), 43);
+        let session: Value = authz.session(&alice.token).await.json();
+        assert_eq!(session["sid"], alice.sid.as_str());
+        assert_eq!((&session["slug"], &session["role"]), (&json!("alice"), &json!("person")));
+        assert_eq!((&session["email"], &session["locale"]), (&json!("alice@example.com"), &json!("zh-CN")));
+        assert_eq!(session["expires_at_ms"], START_MS + 7 * 24 * 3600 * 1000);
+        let taken = authz.deploy.taken();
+        assert_eq!(taken.len(), 1, "{}", authz.name());
+        assert_eq!(taken[0].instance_id.to_string(), alice.instance_id);
+        assert_eq!((taken[0].account_id.to_string(), taken[0].slug.as_str()), (alice.account_id, "alice"));
+        assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries").await, 0, "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_names_its_field_and_makes_nothing() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let with = |field: &str, value: &str| {
+            let mut body = sign_up("bob");
+            body[field] = json!(value);
+            body
+        };
+        for (body, expected) in [
+            (with("slug", "alice"), (409, "slug_taken", "slug")),
+            (with("slug", "admin"), (409, "slug_reserved", "slug")),
+            (with("slug", "ab"), (422, "slug_too_short", "slug")),
+            (with("slug", &"a".repeat(64)), (422, "slug_too_long", "slug")),
+            (with("slug", "Bob"), (422, "slug_characters", "slug")),
+            (with("slug", "bоb"), (422, "slug_characters", "slug")),
+            (with("slug", "-bob"), (422, "slug_hyphen", "slug")),
+            (with("slug", "bob-"), (422, "slug_hyphen", "slug")),
+            (with("slug", "xn--bob"), (422, "slug_hyphen", "slug")),
+            (with("email", "bob"), (422, "email_invalid", "email")),
+            (with("email", " ALICE@Example.com"), (409, "email_taken", "email")),
+            (with("password", "short"), (422, "password_too_short", "password")),
+            (with("password", &"x".repeat(257)), (422, "password_too_long", "password")),
+            (with("password", "bob@example.com1"), (422, "password_weak", "password")),
+            (with("password", "correct horse battery staple"), (422, "password_breached", "password")),
+            (with("locale", "fr"), (422, "locale_unknown", "locale")),
+        ] {
+            let reply = authz.register(&body).await;
+            let (status, code, field) = reply.field();
+            assert_eq!((status, code.as_str(), field.as_str()), expected, "{}", authz.name());
+        }
+        let mut extra = sign_up("bob");
+        extra["role"] = json!("operator");
+        assert_eq!(authz.register(&extra).await.status, StatusCode::BAD_REQUEST);
+        for key in ["", "short", &"k".repeat(65), "with a space in the key"] {
+            let reply = authz.register_with(key, &sign_up("bob")).await;
+            assert_eq!(reply.problem(), (400, "idempotency_key_required".into()), "{key}");
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1);
+        assert_eq!(authz.count("SELECT COUNT(*) FROM slugs").await, 1);
+        // The control: bob as he is gets in.
+        authz.person("bob").await;
+    }
+}
+
+#[tokio::test]
+async fn the_form_can_ask_whether_a_name_can_be_had() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        for (text, expected) in [
+            ("bob", json!({"available": true})),
+            ("alice", json!({"available": false, "code": "slug_taken"})),
+            ("admin", json!({"available": false, "code": "slug_reserved"})),
+            ("a", json!({"available": false, "code": "slug_too_short"})),
+            ("%E6%B2%B3%E7%8B%B8", json!({"available": false, "code": "slug_characters"})),
+        ] {
+            let reply = authz.get(&format!("/portal/slugs/{text}")).await;
+            assert_eq!((reply.status, reply.json::<Value>()), (StatusCode::OK, expected), "{}", authz.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_never_given_twice_not_even_after_its_account() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        for sql in ["DELETE FROM sessions", "DELETE FROM accounts"] {
+            sqlx::query(sql).execute(authz.store.pool()).await.unwrap();
+        }
+        let reply = authz.register(&sign_up("alice")).await;
+        assert_eq!(reply.problem(), (409, "slug_taken".into()), "{}", authz.name());
+        assert_eq!(authz.get("/portal/slugs/alice").await.json::<Value>()["code"], "slug_taken");
+        // The control: it is the name that is refused, not the address.
+        let mut other = sign_up("alice");
+        other["slug"] = json!("alice-again");
+        assert_eq!(authz.register(&other).await.status, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_sign_up_is_the_same_one_and_another_body_is_refused() {
+    for authz in everywhere().await {
+        let key = "the-same-key-twice-0001";
+        let first = Person::of(&authz.register_with(key, &sign_up("alice")).await);
+        let again = authz.register_with(key, &sign_up("alice")).await;
+        assert_eq!(again.status, StatusCode::CREATED, "{}", again.text);
+        let again = Person::of(&again);
+        assert_eq!((&again.account_id, &again.instance_id), (&first.account_id, &first.instance_id));
+        assert!(again.token != first.token && again.sid != first.sid);
+        for token in [&first.token, &again.token] {
+            assert_eq!(authz.session(token).await.status, StatusCode::OK);
+        }
+        for (field, value) in [
+            ("password", "another long pass phrase here"),
+            ("email", "a@example.com"),
+            ("slug", "alicia"),
+            ("locale", "en"),
+        ] {
+            let mut other = sign_up("alice");
+            other[field] = json!(value);
+            let reply = authz.register_with(key, &other).await;
+            assert_eq!(reply.problem(), (422, "idempotency_key_reused".into()), "{field}");
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1, "{}", authz.name());
+        // A day later the key is forgotten, and the name is not.
+        authz.hand.advance_ms(crate::sign_up::REMEMBERED_MS + 1);
+        assert_eq!(authz.register_with(key, &sign_up("alice")).await.problem(), (409, "slug_taken".into()));
+        assert_eq!(authz.register_with(key, &sign_up("carol")).await.status, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
+async fn of_fifty_who_want_one_name_one_gets_it() {
+    for authz in everywhere().await {
+        let replies = join_all((0..50).map(|i| {
+            let mut body = sign_up("alice");
+            body["email"] = json!(format!("person{i}@example.com"));
+            let authz = &authz;
+            async move { authz.register(&body).await }
+        }))
+        .await;
+        let won = replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count();
+        assert_eq!(won, 1, "{}", authz.name());
+        for reply in replies.iter().filter(|reply| reply.status != StatusCode::CREATED) {
+            assert_eq!(reply.problem(), (409, "slug_taken".into()), "{}", authz.name());
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1);
+        assert_eq!(authz.count("SELECT COUNT(*) FROM sessions").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn of_fifty_with_one_key_all_get_the_same_account() {
+    for authz in everywhere().await {
+        let body = sign_up("alice");
+        let replies = join_all((0..50).map(|_| authz.register_with("one-key-for-all-fifty", &body))).await;
+        let people: Vec<_> = replies
+            .iter()
+            .map(|reply| {
+                assert_eq!(reply.status, StatusCode::CREATED, "{}: {}", authz.name(), reply.text);
+                Person::of(reply)
+            })
+            .collect();
+        assert!(people.iter().all(|person| person.account_id == people[0].account_id));
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1);
+        assert_eq!(authz.deploy.taken().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_sign_up_survives_a_deploy_control_that_is_down_and_is_delivered_later() {
+    for authz in everywhere().await {
+        authz.deploy.fail_with(503);
+        let alice = authz.person("alice").await;
+        assert!(authz.deploy.taken().is_empty());
+        assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries WHERE attempts = 1 AND state = 'pending'").await, 1);
+        // Not before its time.
+        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 0);
+        for attempt in 2..=4 {
+            authz.hand.advance_ms(60_000);
+            assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 1, "attempt {attempt}");
+        }
+        authz.deploy.fail_with(0);
+        authz.hand.advance_ms(60_000);
+        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 1);
+        assert_eq!(authz.deploy.taken()[0].instance_id.to_string(), alice.instance_id);
+        assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries").await, 0, "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_deploy_control_does_not_hold_the_sign_up_up() {
+    let authz = Authz::simple().await;
+    authz.deploy.hang(true);
+    let begun = std::time::Instant::now();
+    authz.person("alice").await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries WHERE state = 'pending'").await, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_for_good_stays_visible_and_ends_the_attempts() {
+    for authz in everywhere().await {
+        for (status, slug) in [(409, "alice"), (422, "bob")] {
+            authz.deploy.fail_with(status);
+            authz.person(slug).await;
+        }
+        let calls = authz.deploy.calls();
+        authz.deploy.fail_with(0);
+        authz.hand.advance_ms(3_600_000);
+        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 0);
+        assert_eq!(authz.deploy.calls(), calls);
+        let refused = "SELECT COUNT(*) FROM deliveries WHERE state = 'refused' AND last_error = 'fake_refusal'";
+        assert_eq!(authz.count(refused).await, 2, "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn a_refused_instance_is_told_to_its_owner_and_offered_again_when_they_ask() {
+    for authz in everywhere().await {
+        authz.deploy.fail_with(409);
+        let alice = authz.person("alice").await;
+        let told = async || authz.session(&alice.token).await.json::<serde_json::Value>();
+        assert_eq!(told().await["instance_error"], "fake_refusal", "{}", authz.name());
+        let body = serde_json::json!({ "session_token": alice.token });
+        let again: serde_json::Value = authz.post("/portal/retry-delivery", &body).await.json();
+        assert_eq!(again["instance_error"], "fake_refusal", "{}", authz.name());
+        authz.deploy.fail_with(0);
+        let calls = authz.deploy.calls();
+        for _ in 0..2 {
+            let taken: serde_json::Value = authz.post("/portal/retry-delivery", &body).await.json();
+            assert!(taken.get("instance_error").is_none(), "{}: {taken}", authz.name());
+        }
+        assert_eq!((authz.deploy.calls() - calls, authz.deploy.taken().len()), (1, 1), "{}", authz.name());
+        assert!(told().await.get("instance_error").is_none());
+    }
+}
+
+#[tokio::test]
+async fn two_workers_deliver_an_instance_once() {
+    for authz in everywhere().await {
+        authz.deploy.fail_with(503);
+        for i in 0..6 {
+            authz.person(&format!("person-{i}")).await;
+        }
+        authz.deploy.fail_with(0);
+        authz.hand.advance_ms(60_000);
+        let before = authz.deploy.calls();
+        let tried = join_all((0..4).map(|_| deliveries::deliver_due(&authz.app))).await;
+        assert_eq!(tried.into_iter().map(Result::unwrap).sum::<usize>(), 6, "{}", authz.name());
+        assert_eq!((authz.deploy.calls() - before, authz.deploy.taken().len()), (6, 6));
+    }
+}
+
+#[tokio::test]
+async fn the_worker_delivers_at_start_what_a_dead_process_left() {
+    let authz = Authz::simple().await;
+    authz.deploy.fail_with(503);
+    authz.person("alice").await;
+    authz.deploy.fail_with(0);
+    authz.hand.advance_ms(60_000);
+    // Another process on the same database.
+    let later = clock::Clock::manual(START_MS + 120_000).0;
+    let app = crate::app::App::new(config(&authz.deploy.url), authz.store.clone(), later, clock::Entropy::system());
+    let stop = service::Shutdown::new();
+    let worker = tokio::spawn(deliveries::work(app.await.unwrap(), stop.clone()));
+    let delivered = async {
+        while authz.count("SELECT COUNT(*) FROM deliveries").await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), delivered).await.unwrap();
+    assert_eq!(authz.deploy.taken().len(), 1);
+    stop.cancel();
+    worker.await.unwrap();
+}

@@ -1,0 +1,185 @@
+//! Calls that answer at once: wishes, and what is known.
+
+use axum::extract::{Path, Query, State};
+use contracts::{
+    AccountId, InstanceId, ProblemDetails, Slug,
+    deploy::{ConfigureProvider, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance, ResolveInstance},
+};
+use http::StatusCode;
+use serde::Deserialize;
+use service::{Json, Problem};
+
+use super::Api;
+use crate::registry::{Row, Wish};
+
+/// What every wish is answered with: it is written down, and being worked on.
+type Taken = (StatusCode, Json<Instance>);
+
+/// How many instances a page has, and has at most.
+const PAGE: i64 = 100;
+const MAX_PAGE: i64 = 1_000;
+
+impl Api {
+    pub(super) fn instance(&self, row: &Row) -> Instance {
+        row.instance(self.folders.origin(row))
+    }
+
+    fn taken(&self, row: &Row) -> Taken {
+        // Watchers see the wish itself, not only what comes of it.
+        self.hub.publish(row);
+        self.reconciler.wished(row.id);
+        (StatusCode::ACCEPTED, Json(self.instance(row)))
+    }
+
+    async fn wish(&self, id: &str, body: OnBehalfOf, wish: Wish) -> Result<Taken, Problem> {
+        let row = self.registry.wish(parse(id)?, body.account_id, wish).await?;
+        Ok(self.taken(&row))
+    }
+}
+
+/// An id in a path; what is none is no instance's.
+pub(super) fn parse(id: &str) -> Result<InstanceId, Problem> {
+    id.parse().map_err(|_| Problem::not_found("instance_not_found"))
+}
+
+/// Takes an instance in. The same call again finds it.
+#[utoipa::path(post, path = "/api/instances/register", request_body = RegisterInstance, responses(
+    (status = 202, body = Instance), (status = 409, body = ProblemDetails), (status = 503, body = ProblemDetails)))]
+pub(super) async fn register(State(api): State<Api>, Json(body): Json<RegisterInstance>) -> Result<Taken, Problem> {
+    if let Err(error) = Slug::parse_new(body.slug.as_str()) {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        return Err(Problem::new(status, error.code(), error.to_string()).on_field("slug"));
+    }
+    let registered = api.registry.register(&body).await?;
+    Ok(api.taken(&registered.row))
+}
+
+/// A person's instance, by its name.
+#[utoipa::path(post, path = "/api/instances/resolve", request_body = ResolveInstance, responses(
+    (status = 200, body = Instance), (status = 404, body = ProblemDetails)))]
+pub(super) async fn resolve(
+    State(api): State<Api>,
+    Json(body): Json<ResolveInstance>,
+) -> Result<Json<Instance>, Problem> {
+    let row = api.registry.by_slug(&body.slug, body.account_id).await?;
+    Ok(Json(api.instance(&row)))
+}
+
+/// Gives an instance its provider; it restarts with it.
+#[utoipa::path(post, path = "/api/instances/configure-provider", request_body = ConfigureProvider, responses(
+    (status = 202, body = Instance), (status = 404, body = ProblemDetails), (status = 422, body = ProblemDetails)))]
+pub(super) async fn configure_provider(
+    State(api): State<Api>,
+    Json(body): Json<ConfigureProvider>,
+) -> Result<Taken, Problem> {
+    let id = body.instance_id;
+    // Ownership first: what is wrong with a provider is said to nobody but the owner.
+    api.registry.get_owned(id, body.account_id).await?;
+    let provider =
+        body.provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
+    let turn = api.staging.of(id).lock_owned().await;
+    let row = api.registry.get_owned(id, body.account_id).await?;
+    let generation = row.config_generation + 1;
+    // First the file, then the number that makes it count. A file without its number is written over by the next.
+    api.folders.stage(&row, generation, provider).await.map_err(Problem::unavailable)?;
+    let row = api.registry.wish(id, body.account_id, Wish::Configure(generation)).await?;
+    drop(turn);
+    Ok(api.taken(&row))
+}
+
+/// Stops it; its data stays.
+#[utoipa::path(post, path = "/api/instances/{id}/stop", request_body = OnBehalfOf,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails)))]
+pub(super) async fn stop(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<OnBehalfOf>,
+) -> Result<Taken, Problem> {
+    api.wish(&id, body, Wish::Stop).await
+}
+
+/// Starts it.
+#[utoipa::path(post, path = "/api/instances/{id}/start", request_body = OnBehalfOf,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails)))]
+pub(super) async fn start(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<OnBehalfOf>,
+) -> Result<Taken, Problem> {
+    api.wish(&id, body, Wish::Start).await
+}
+
+/// Stops and starts it.
+#[utoipa::path(post, path = "/api/instances/{id}/restart", request_body = OnBehalfOf,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails)))]
+pub(super) async fn restart(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<OnBehalfOf>,
+) -> Result<Taken, Problem> {
+    api.wish(&id, body, Wish::Restart).await
+}
+
+/// Tries again at once what failed.
+#[utoipa::path(post, path = "/api/instances/{id}/retry", request_body = OnBehalfOf,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails)))]
+pub(super) async fn retry(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<OnBehalfOf>,
+) -> Result<Taken, Problem> {
+    api.wish(&id, body, Wish::Retry).await
+}
+
+/// `?limit=&after=`.
+#[derive(Debug, Deserialize)]
+pub(super) struct PageQuery {
+    limit: Option<i64>,
+    after: Option<InstanceId>,
+}
+
+/// Every instance, oldest first: for operators.
+#[utoipa::path(get, path = "/api/instances",
+    params(("limit" = Option<i64>, Query), ("after" = Option<InstanceId>, Query)),
+    responses((status = 200, body = InstanceList)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<InstanceList>, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    // One more than asked for tells whether there is another page.
+    let mut rows = api.registry.page(query.after, limit + 1).await?;
+    let more = rows.len() as i64 > limit;
+    if more {
+        rows.pop();
+    }
+    let next = if more { rows.last().map(|row| row.id) } else { None };
+    Ok(Json(InstanceList { instances: rows.iter().map(|row| api.instance(row)).collect(), next }))
+}
+
+/// `?account_id=&after=`.
+#[derive(Debug, Deserialize)]
+pub(super) struct EventQuery {
+    pub(super) account_id: AccountId,
+    #[serde(default)]
+    pub(super) after: i64,
+}
+
+/// What happened to it, oldest first.
+#[utoipa::path(get, path = "/api/instances/{id}/events",
+    params(("id" = InstanceId, Path), ("account_id" = AccountId, Query), ("after" = Option<i64>, Query)),
+    responses((status = 200, body = EventList), (status = 404, body = ProblemDetails)))]
+pub(super) async fn events(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    query: Result<Query<EventQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<EventList>, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let row = api.registry.get_owned(parse(&id)?, query.account_id).await?;
+    Ok(Json(EventList { events: api.registry.events(row.id, query.after).await? }))
+}

@@ -1,0 +1,78 @@
+//! The HTTP API: wishes in, instances and their progress out. Only for services that show the token.
+
+mod instances;
+mod openapi;
+mod routes;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use http::StatusCode;
+use secrecy::SecretString;
+use service::{Problem, Shutdown};
+
+use crate::{
+    folders::Folders,
+    hub::Hub,
+    reconcile::Reconciler,
+    registry::{self, Registry},
+    turns::Turns,
+};
+
+/// What the handlers work with. Cloning is cheap.
+#[derive(Clone)]
+pub struct Api {
+    /// What is wanted and known.
+    pub registry: Registry,
+    /// Who is told.
+    pub hub: Arc<Hub>,
+    /// Where configurations are staged.
+    pub folders: Folders,
+    /// Who makes it so.
+    pub reconciler: Reconciler,
+    /// When streams end.
+    pub stop: Shutdown,
+    /// One configuration at a time for each instance: two that are staged at once would have the same number.
+    pub staging: Turns,
+}
+
+/// Every call of the API, behind the token; `/openapi.json` without it, for it tells nothing of anybody.
+pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
+    let guarded = Router::new()
+        .route("/api/instances", get(instances::list))
+        .route("/api/instances/register", post(instances::register))
+        .route("/api/instances/resolve", post(instances::resolve))
+        .route("/api/instances/configure-provider", post(instances::configure_provider))
+        .route("/api/instances/{id}/stop", post(instances::stop))
+        .route("/api/instances/{id}/start", post(instances::start))
+        .route("/api/instances/{id}/restart", post(instances::restart))
+        .route("/api/instances/{id}/retry", post(instances::retry))
+        .route("/api/instances/{id}/events", get(instances::events))
+        .route("/api/instances/{id}/events/stream", get(stream::stream))
+        .route(contracts::routes::PATH, get(routes::feed));
+    service::bearer::require(guarded, tokens)
+        .with_state(api)
+        .route("/openapi.json", get(async || axum::Json(openapi::document())))
+}
+
+impl From<registry::Error> for Problem {
+    fn from(error: registry::Error) -> Self {
+        match error {
+            registry::Error::NotFound => Problem::not_found("instance_not_found"),
+            registry::Error::IdTaken => Problem::new(
+                StatusCode::CONFLICT,
+                "instance_id_taken",
+                "This id belongs to another instance. Choose a new one.",
+            ),
+            registry::Error::SlugTaken => {
+                Problem::new(StatusCode::CONFLICT, "slug_taken", "This name is taken. Choose another.").on_field("slug")
+            }
+            registry::Error::Database(error) if store::is_unavailable(&error) => Problem::unavailable(error),
+            other => Problem::internal(other),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! deploy-control's settings, one struct a topic.
+
+use std::{path::PathBuf, time::Duration};
+
+use contracts::instance::McpServer;
+use secrecy::SecretString;
+use settings::{Env, Error, PublicAddress};
+use store::Database;
+use url::Url;
+
+/// Everything deploy-control is told from outside.
+#[derive(Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: String,
+    /// Where its registry is.
+    pub database: Database,
+    /// Where folders and sockets of instances are: absolute, the same inside and outside of containers.
+    pub data_dir: PathBuf,
+    /// The tokens its callers may show.
+    pub tokens: Vec<SecretString>,
+    /// The services it calls.
+    pub peers: Peers,
+    /// What runs instances.
+    pub engine: EngineConfig,
+    /// What every instance is told.
+    pub instance: InstanceSettings,
+    /// How instances are worked on.
+    pub reconcile: ReconcileConfig,
+}
+
+/// The services that are called, and what is shown to them.
+#[derive(Clone)]
+pub struct Peers {
+    /// authz.
+    pub authz_url: Url,
+    /// The token for authz.
+    pub authz_token: SecretString,
+    /// The router's internal listener.
+    pub router_url: Url,
+    /// The token for it.
+    pub router_token: SecretString,
+}
+
+/// Which engine, and what it must know.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Which one.
+    pub kind: EngineKind,
+    /// Before the names and in the labels of everything it makes.
+    pub prefix: String,
+    /// Docker's socket.
+    pub docker_socket: PathBuf,
+    /// The image that instances run.
+    pub image: String,
+    /// The program, and its arguments, that instances run with the process engine.
+    pub command: Vec<String>,
+    /// What an instance may use.
+    pub limits: Limits,
+    /// The n-th instance's user id is this plus n.
+    pub uid_base: u32,
+    /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
+    pub log: [(&'static str, String); 2],
+}
+
+/// The engines there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Containers.
+    Docker,
+    /// Child processes, without isolation.
+    Process,
+}
+
+/// What one instance may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Memory in bytes; swap is not added.
+    pub memory_bytes: i64,
+    /// Processors, in billionths.
+    pub nano_cpus: i64,
+    /// Processes and threads.
+    pub pids: i64,
+}
+
+/// What stands in every instance's `config.json`.
+#[derive(Clone, Debug)]
+pub struct InstanceSettings {
+    /// Where browsers find things.
+    pub public: PublicAddress,
+    /// The issuer's name.
+    pub issuer: String,
+    /// The operator's Outlook MCP server.
+    pub outlook_mcp: Option<McpServer>,
+}
+
+/// How instances are worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct ReconcileConfig {
+    /// How many engine steps run at once.
+    pub concurrency: usize,
+    /// How long an instance may take to become healthy.
+    pub start_timeout: Duration,
+    /// How often everything is looked at, hint or no hint.
+    pub resync: Duration,
+    /// The wait after the first failed attempt; each doubles the one before.
+    pub first_retry: Duration,
+}
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Error`] found; it names the setting and the cure.
+    pub fn from_env(env: &Env) -> Result<Self, Error> {
+        let data_dir = absolute(env)?;
+        let database = match env.sensitive("DATABASE_URL")? {
+            Some(url) => Database::Postgres { url, schema: "deploy_control".into() },
+            None => Database::Sqlite(data_dir.join("deploy-control").join("registry.db")),
+        };
+        Ok(Self {
+            listen: env.string("DEPLOY_LISTEN")?,
+            database,
+            data_dir,
+            tokens: env.live_secrets("DEPLOY_CONTROL_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
+            peers: Peers {
+                authz_url: env.url("BEAVER_AUTHZ_URL")?,
+                authz_token: env.secret("BEAVER_AUTHZ_INTERNAL_TOKEN")?,
+                router_url: env.url("BEAVER_ROUTER_INTERNAL_URL")?,
+                router_token: env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?,
+            },
+            engine: EngineConfig::from_env(env)?,
+            instance: InstanceSettings {
+                public: env.public_address()?,
+                issuer: env.string("AUTHZ_ISSUER")?,
+                outlook_mcp: outlook(env)?,
+            },
+            reconcile: ReconcileConfig {
+                concurrency: positive(env, "BEAVER_RECONCILE_CONCURRENCY")?,
+                start_timeout: Duration::from_secs(positive(env, "BEAVER_START_TIMEOUT")? as u64),
+                resync: Duration::from_secs(30),
+                first_retry: Duration::from_secs(1),
+            },
+        })
+    }
+}
+
+impl EngineConfig {
+    fn from_env(env: &Env) -> Result<Self, Error> {
+        let kind = match env.optional("BEAVER_ENGINE").as_deref() {
+            None | Some("docker") => EngineKind::Docker,
+            Some("process") => EngineKind::Process,
+            Some(other) => return Err(invalid("BEAVER_ENGINE", format!("{other} is neither docker nor process"))),
+        };
+        let host = env.optional("DOCKER_HOST").unwrap_or_else(|| "unix:///var/run/docker.sock".into());
+        let Some(docker_socket) = host.strip_prefix("unix://").filter(|path| path.starts_with('/')) else {
+            return Err(invalid("DOCKER_HOST", format!("{host} is not unix:// and an absolute path")));
+        };
+        let prefix = env.string("BEAVER_PREFIX")?;
+        // It goes into container names, whose grammar is Docker's.
+        if prefix.len() > 40 || !prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            return Err(invalid("BEAVER_PREFIX", "at most 40 lower-case letters, digits and hyphens".into()));
+        }
+        let cpus: f64 = env.parse("BEAVER_INSTANCE_CPUS")?;
+        if !(cpus.is_finite() && (0.01..=1024.0).contains(&cpus)) {
+            return Err(invalid("BEAVER_INSTANCE_CPUS", "it must be from 0.01 to 1024".into()));
+        }
+        let memory_mb = positive(env, "BEAVER_INSTANCE_MEMORY_MB")?;
+        let uid_base: u32 = env.parse("BEAVER_INSTANCE_UID_BASE")?;
+        // Below are the ids of people, the system and our services; above those that the kernel keeps.
+        if !(10_100..=2_000_000_000).contains(&uid_base) {
+            return Err(invalid("BEAVER_INSTANCE_UID_BASE", "it must be from 10100 to 2000000000".into()));
+        }
+        Ok(Self {
+            kind,
+            prefix,
+            docker_socket: docker_socket.into(),
+            image: env.string("BEAVER_INSTANCE_IMAGE")?,
+            command: env.string("BEAVER_INSTANCE_COMMAND")?.split_whitespace().map(str::to_owned).collect(),
+            limits: Limits {
+                memory_bytes: (memory_mb as i64).saturating_mul(1 << 20),
+                nano_cpus: (cpus * 1e9) as i64,
+                pids: positive(env, "BEAVER_INSTANCE_PIDS")? as i64,
+            },
+            uid_base,
+            log: [("BEAVER_LOG", env.string("BEAVER_LOG")?), ("BEAVER_LOG_FORMAT", env.string("BEAVER_LOG_FORMAT")?)],
+        })
+    }
+}
+
+fn absolute(env: &Env) -> Result<PathBuf, Error> {
+    let given: PathBuf = env.string("BEAVER_DATA_DIR")?.into();
+    let path = std::path::absolute(&given).map_err(|error| invalid("BEAVER_DATA_DIR", error.to_string()))?;
+    // Docker parts the two sides of a mount at the colon.
+    if path.to_str().is_none_or(|text| text.contains(':')) {
+        return Err(invalid("BEAVER_DATA_DIR", "it must be valid UTF-8 without a colon".into()));
+    }
+    Ok(path)
+}
+
+fn outlook(env: &Env) -> Result<Option<McpServer>, Error> {
+    if env.optional("BEAVER_OUTLOOK_MCP_URL").is_none() {
+        return Ok(None);
+    }
+    let url = env.url("BEAVER_OUTLOOK_MCP_URL")?.to_string();
+    Ok(Some(McpServer { id: env.string("BEAVER_OUTLOOK_MCP_SERVER_ID")?, url }))
+}
+
+fn positive(env: &Env, key: &str) -> Result<usize, Error> {
+    match env.parse::<u32>(key)? {
+        0 => Err(invalid(key, "it must be at least 1".into())),
+        // Fits: usize has at least 32 bits here.
+        number => Ok(number as usize),
+    }
+}
+
+fn invalid(key: &str, why: String) -> Error {
+    Error::Invalid { key: key.into(), why, cure: "correct it in .env; .env.example explains it".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn env() -> Env {
+        ["BEAVER_DEPLOY_TOKEN", "BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_ROUTER_INTERNAL_TOKEN"]
+            .iter()
+            .fold(Env::default(), |env, key| env.with(key, TOKEN))
+    }
+
+    #[test]
+    fn defaults_are_enough_once_there_are_secrets() {
+        let config = Config::from_env(&env()).unwrap();
+        assert_eq!(config.engine.kind, EngineKind::Docker);
+        assert_eq!(config.engine.limits, Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128 });
+        assert!(config.data_dir.is_absolute());
+        assert!(matches!(config.database, Database::Sqlite(_)));
+    }
+
+    #[test]
+    fn unusable_values_name_their_setting() {
+        for (key, value) in [
+            ("BEAVER_ENGINE", "swarm"),
+            ("DOCKER_HOST", "tcp://127.0.0.1:2375"),
+            ("BEAVER_PREFIX", "Beaver"),
+            ("BEAVER_INSTANCE_CPUS", "NaN"),
+            ("BEAVER_INSTANCE_PIDS", "0"),
+            ("BEAVER_INSTANCE_UID_BASE", "0"),
+            ("BEAVER_DATA_DIR", "/a:b"),
+            ("BEAVER_RECONCILE_CONCURRENCY", "0"),
+        ] {
+            let error = Config::from_env(&env().with(key, value)).err().expect(key).to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Containers, through Docker's API on its socket.
+
+mod spec;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bollard::{
+    API_DEFAULT_VERSION,
+    errors::Error as ApiError,
+    models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummaryStateEnum, EventMessage},
+    query_parameters::{
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
+        RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    },
+};
+use contracts::InstanceId;
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::{Mutex, OnceCell};
+
+use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Unit, UnitState};
+use crate::config::EngineConfig;
+use spec::{LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, LABEL_STACK, STOP_TIMEOUT_S};
+
+/// The oldest API we speak: Debian 12's engine.
+const MIN_API: (usize, usize) = (1, 41);
+/// How long a question may take.
+const ASK: Duration = Duration::from_secs(15);
+/// How long making or starting a container may take on a busy host.
+const ACT: Duration = Duration::from_secs(60);
+/// The wait for a container that is being made.
+const BEING_MADE: Duration = Duration::from_millis(20);
+/// For how long an image's id is believed: long enough for a burst of sign-ups, short against an upgrade.
+const IMAGE_ID_LIFE: Duration = Duration::from_secs(2);
+
+/// The Docker engine.
+pub struct Docker {
+    socket: PathBuf,
+    prefix: String,
+    image: String,
+    client: OnceCell<bollard::Docker>,
+    image_id: Mutex<Option<(Instant, String)>>,
+}
+
+impl Docker {
+    /// The engine behind the configured socket. Nothing is asked yet.
+    pub fn new(config: &EngineConfig) -> Self {
+        Self {
+            socket: config.docker_socket.clone(),
+            prefix: config.prefix.clone(),
+            image: config.image.clone(),
+            client: OnceCell::new(),
+            image_id: Mutex::new(None),
+        }
+    }
+
+    /// The client, its API version agreed on. It connects anew for each call, so it outlives a restart of the engine.
+    async fn client(&self) -> Result<&bollard::Docker, EngineError> {
+        const TRIED: &str = "connecting to Docker";
+        let connect = async {
+            let path = self.socket.to_string_lossy();
+            let client = bollard::Docker::connect_with_unix(&path, ACT.as_secs(), API_DEFAULT_VERSION)
+                .map_err(|error| failed(TRIED, error))?;
+            let client = within(ASK, TRIED, client.negotiate_version()).await?;
+            let version = client.client_version();
+            if (version.major_version, version.minor_version) < MIN_API {
+                let said = format!("Docker's API is {version}; 1.41 (Docker 20.10) is the oldest that will do");
+                return Err(EngineError::new(ErrorKind::Rejected, said));
+            }
+            Ok(client)
+        };
+        self.client.get_or_try_init(|| connect).await
+    }
+
+    fn name(&self, id: InstanceId) -> String {
+        format!("{}-{id}", self.prefix)
+    }
+
+    async fn image_id(&self) -> Result<String, EngineError> {
+        // Held while asking, so that ten at once ask once.
+        let mut known = self.image_id.lock().await;
+        if let Some((since, id)) = known.as_ref()
+            && since.elapsed() < IMAGE_ID_LIFE
+        {
+            return Ok(id.clone());
+        }
+        let tried = format!("looking for the image {}", self.image);
+        let image = within(ASK, &tried, self.client().await?.inspect_image(&self.image)).await?;
+        let id = image.id.unwrap_or_default();
+        *known = Some((Instant::now(), id.clone()));
+        Ok(id)
+    }
+
+    /// The container with the instance's name; an error when it is not ours.
+    async fn inspect(&self, id: InstanceId) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let name = self.name(id);
+        let tried = format!("inspecting {name}");
+        let found = match within(ASK, &tried, self.client().await?.inspect_container(&name, None)).await {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+        let label = |key| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+        if label(LABEL_STACK) != Some(&self.prefix) || label(LABEL_INSTANCE) != Some(&id.to_string()) {
+            return Err(EngineError::new(ErrorKind::Conflict, format!("{name} is a container that is not ours")));
+        }
+        Ok(Some(found))
+    }
+
+    async fn body(&self, spec: &InstanceSpec) -> Result<(bollard::models::ContainerCreateBody, String), EngineError> {
+        let body = spec::container(spec, &self.prefix, &self.image);
+        let fingerprint = spec::fingerprint(&body, &self.image_id().await?)
+            .map_err(|error| EngineError::new(ErrorKind::Rejected, "writing the specification").because(error))?;
+        Ok((body, fingerprint))
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    async fn capabilities(&self) -> Result<Capabilities, EngineError> {
+        let version = within(ASK, "asking Docker for its version", self.client().await?.version()).await?;
+        Ok(Capabilities { name: "docker", version: version.version.unwrap_or_default(), isolates: true })
+    }
+
+    async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
+        Ok(self.body(spec).await?.1)
+    }
+
+    async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
+        Ok(self.inspect(id).await?.map(|found| unit(id, &found)))
+    }
+
+    async fn list(&self) -> Result<Vec<Unit>, EngineError> {
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&self.ours()).build();
+        let found = within(ASK, "listing containers", self.client().await?.list_containers(Some(options))).await?;
+        let units = found.into_iter().filter_map(|container| {
+            let labels = container.labels?;
+            Some(Unit {
+                // One with our label and no id of ours is somebody's experiment: not ours to touch.
+                id: labels.get(LABEL_INSTANCE)?.parse().ok()?,
+                state: match container.state? {
+                    ContainerSummaryStateEnum::CREATED => UnitState::Created,
+                    ContainerSummaryStateEnum::RUNNING
+                    | ContainerSummaryStateEnum::RESTARTING
+                    | ContainerSummaryStateEnum::STOPPING => UnitState::Running,
+                    ContainerSummaryStateEnum::PAUSED => UnitState::Paused,
+                    ContainerSummaryStateEnum::EXITED => UnitState::Exited,
+                    _ => UnitState::Broken,
+                },
+                fingerprint: labels.get(LABEL_SPEC).cloned().unwrap_or_default(),
+                run: None,
+            })
+        });
+        Ok(units.collect())
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
+        let (mut body, fingerprint) = self.body(spec).await?;
+        body.labels
+            .get_or_insert_default()
+            .extend([(LABEL_GENERATION.into(), spec.generation.to_string()), (LABEL_SPEC.into(), fingerprint.clone())]);
+        let name = self.name(spec.id);
+        let tried = format!("creating {name}");
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let client = self.client().await?;
+        let deadline = Instant::now() + ACT;
+        loop {
+            // Created first and looked at when that does not work: the usual case is one call.
+            match within(ACT, &tried, client.create_container(Some(options.clone()), body.clone())).await {
+                Ok(created) => {
+                    for warning in created.warnings {
+                        tracing::warn!(instance = %spec.id, warning, "Docker warns");
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.kind == ErrorKind::Conflict => match self.observe(spec.id).await? {
+                    Some(unit) if unit.fingerprint == fingerprint => return Ok(()),
+                    Some(_) => return Err(error),
+                    // The name is taken and nothing has it: somebody, perhaps we before a restart, asked for it a moment
+                    // ago, and Docker is at it.
+                    None if Instant::now() < deadline => tokio::time::sleep(BEING_MADE).await,
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn start(&self, id: InstanceId) -> Result<(), EngineError> {
+        let (name, client) = (self.name(id), self.client().await?);
+        let tried = format!("starting {name}");
+        let Some(found) = self.inspect(id).await? else { return Err(EngineError::new(ErrorKind::NotFound, tried)) };
+        match unit(id, &found).state {
+            UnitState::Paused => within(ACT, &tried, client.unpause_container(&name)).await,
+            _ => within(ACT, &tried, client.start_container(&name, None)).await,
+        }
+    }
+
+    async fn stop(&self, id: InstanceId) -> Result<(), EngineError> {
+        let Some(found) = self.inspect(id).await? else { return Ok(()) };
+        let (name, client) = (found.id.as_deref().unwrap_or_default(), self.client().await?);
+        let tried = format!("stopping {}", self.name(id));
+        if unit(id, &found).state == UnitState::Paused {
+            // A frozen process does not hear that it is asked to end.
+            within(ACT, &tried, client.unpause_container(name)).await?;
+        }
+        let options = StopContainerOptionsBuilder::new().t(STOP_TIMEOUT_S).build();
+        gone_is_fine(within(ACT, &tried, client.stop_container(name, Some(options))).await)
+    }
+
+    async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        let Some(found) = self.inspect(id).await? else { return Ok(()) };
+        let (name, client) = (found.id.as_deref().unwrap_or_default(), self.client().await?);
+        let tried = format!("removing {}", self.name(id));
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match within(ACT, &tried, client.remove_container(name, Some(options))).await {
+            // Somebody else is removing it.
+            Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
+            outcome => gone_is_fine(outcome),
+        }
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Hint>, EngineError> {
+        let client = self.client().await?.clone();
+        // The stream tells of nothing until something happens: find out first whether there is an engine.
+        within(ASK, "asking for events", client.ping()).await?;
+        let mut filters = self.ours();
+        filters.insert("type".into(), vec!["container".into()]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let hints = events(client, options);
+        Ok(hints.boxed())
+    }
+}
+
+impl Docker {
+    fn ours(&self) -> HashMap<String, Vec<String>> {
+        HashMap::from([("label".into(), vec![format!("{LABEL_STACK}={}", self.prefix)])])
+    }
+}
+
+/// The stream borrows its client, so it is driven by a task that owns both and ends when nobody listens.
+fn events(
+    client: bollard::Docker,
+    options: bollard::query_parameters::EventsOptions,
+) -> impl futures_util::Stream<Item = Hint> + Send + 'static {
+    let (to, from) = tokio::sync::mpsc::channel(256);
+    tokio::spawn(async move {
+        let mut events = std::pin::pin!(client.events(Some(options)));
+        loop {
+            let event = tokio::select! {
+                () = to.closed() => return,
+                event = events.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    if let Some(hint) = hint(&event)
+                        && to.send(hint).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(error = %error, "Docker's event stream broke");
+                    return;
+                }
+                None => return,
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(from)
+}
+
+fn hint(event: &EventMessage) -> Option<Hint> {
+    let attributes = event.actor.as_ref()?.attributes.as_ref()?;
+    matches!(event.action.as_deref()?, "die" | "start" | "destroy" | "oom" | "pause" | "unpause")
+        .then(|| attributes.get(LABEL_INSTANCE)?.parse().ok().map(Hint))
+        .flatten()
+}
+
+fn unit(id: InstanceId, found: &ContainerInspectResponse) -> Unit {
+    let state = found.state.clone().unwrap_or_default();
+    let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+    let kind = match state.status {
+        Some(ContainerStateStatusEnum::CREATED) => UnitState::Created,
+        Some(
+            ContainerStateStatusEnum::RUNNING
+            | ContainerStateStatusEnum::RESTARTING
+            | ContainerStateStatusEnum::STOPPING,
+        ) => UnitState::Running,
+        Some(ContainerStateStatusEnum::PAUSED) => UnitState::Paused,
+        Some(ContainerStateStatusEnum::EXITED) => UnitState::Exited,
+        _ => UnitState::Broken,
+    };
+    let up = matches!(kind, UnitState::Running | UnitState::Paused);
+    Unit {
+        id,
+        state: kind,
+        fingerprint: labels.and_then(|labels| labels.get(LABEL_SPEC)).cloned().unwrap_or_default(),
+        run: up.then(|| {
+            let container = found.id.as_deref().unwrap_or_default();
+            format!("{}@{}", container.get(..12).unwrap_or(container), state.started_at.unwrap_or_default())
+        }),
+    }
+}
+
+fn gone_is_fine(outcome: Result<(), EngineError>) -> Result<(), EngineError> {
+    match outcome {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    tried: &str,
+    call: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, EngineError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|error| failed(tried, error)),
+        Err(_) => Err(EngineError::new(ErrorKind::Unavailable, format!("{tried}: no answer in {} s", limit.as_secs()))),
+    }
+}
+
+fn failed(tried: &str, error: ApiError) -> EngineError {
+    let kind = match &error {
+        ApiError::DockerResponseServerError { status_code, message } => of_answer(*status_code, message),
+        // Whatever else goes wrong, the engine did not answer as an engine does.
+        _ => ErrorKind::Unavailable,
+    };
+    EngineError::new(kind, tried).because(error)
+}
+
+/// What an answer of the engine means. 500 is what it says to nearly everything, so its words must be looked at.
+fn of_answer(status: u16, message: &str) -> ErrorKind {
+    const FULL: [&str; 5] = [
+        "no space left on device",
+        "cannot allocate memory",
+        "resource temporarily unavailable",
+        "too many open files",
+        "disk quota exceeded",
+    ];
+    let message = message.to_ascii_lowercase();
+    if FULL.iter().any(|words| message.contains(words)) {
+        return ErrorKind::Capacity;
+    }
+    match status {
+        404 => ErrorKind::NotFound,
+        409 => ErrorKind::Conflict,
+        502..=504 => ErrorKind::Unavailable,
+        // Said while the engine is going down or has lost containerd.
+        500 if message.contains("connection refused") || message.contains("transport is closing") => {
+            ErrorKind::Unavailable
+        }
+        _ => ErrorKind::Rejected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        for (status, message, kind) in [
+            (404, "No such container: x", ErrorKind::NotFound),
+            (409, "Conflict. The container name is in use", ErrorKind::Conflict),
+            (500, "write /x: No space left on device", ErrorKind::Capacity),
+            (500, "OCI runtime create failed", ErrorKind::Rejected),
+            (400, "invalid mount config", ErrorKind::Rejected),
+            (503, "", ErrorKind::Unavailable),
+            (500, "dial unix containerd.sock: connect: connection refused", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(of_answer(status, message), kind, "{status} {message}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What an instance's container is made from.
+
+use std::{collections::HashMap, path::Path};
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum,
+    MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+use sha2::{Digest, Sha256};
+
+use super::super::InstanceSpec;
+
+/// The instance's id.
+pub(super) const LABEL_INSTANCE: &str = "beaver.instance";
+/// The wish it was made for.
+pub(super) const LABEL_GENERATION: &str = "beaver.generation";
+/// Whose stack it belongs to: the prefix.
+pub(super) const LABEL_STACK: &str = "beaver.stack";
+/// The fingerprint.
+pub(super) const LABEL_SPEC: &str = "beaver.spec";
+
+/// How long a container may take to end when asked, in seconds.
+pub(super) const STOP_TIMEOUT_S: i32 = 10;
+
+/// A container for this instance, without the labels that are no part of what it is.
+pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> ContainerCreateBody {
+    let user = spec.uid.map(|uid| format!("{uid}:{uid}"));
+    let mut env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    env.extend([
+        "INSTANCE_DATA_DIR=/data".into(),
+        "INSTANCE_CONFIG_DIR=/config".into(),
+        "INSTANCE_IN_DIR=/run/beaver/in".into(),
+        "INSTANCE_OUT_DIR=/run/beaver/out".into(),
+    ]);
+    ContainerCreateBody {
+        image: Some(image.into()),
+        hostname: Some("instance".into()),
+        user,
+        env: Some(env),
+        labels: Some(HashMap::from([
+            (LABEL_INSTANCE.into(), spec.id.to_string()),
+            (LABEL_STACK.into(), stack.to_owned()),
+        ])),
+        stop_timeout: Some(STOP_TIMEOUT_S.into()),
+        host_config: Some(HostConfig {
+            // Everything in and out goes through sockets in the mounted folders.
+            network_mode: Some("none".into()),
+            mounts: Some(vec![
+                bind(&spec.folders.inward, "/run/beaver/in", false),
+                bind(&spec.folders.outward, "/run/beaver/out", true),
+                bind(&spec.folders.data, "/data", false),
+                bind(&spec.folders.config, "/config", true),
+            ]),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges:true".into()]),
+            privileged: Some(false),
+            ipc_mode: Some("private".into()),
+            // Without it a parentless child of the instance stays a zombie and counts as a process for ever.
+            init: Some(true),
+            memory: Some(spec.limits.memory_bytes),
+            // Memory and swap together: so there is no swap.
+            memory_swap: Some(spec.limits.memory_bytes),
+            oom_kill_disable: Some(false),
+            nano_cpus: Some(spec.limits.nano_cpus),
+            pids_limit: Some(spec.limits.pids),
+            ulimits: Some(vec![ResourcesUlimits { name: Some("nofile".into()), soft: Some(4096), hard: Some(4096) }]),
+            tmpfs: Some(HashMap::from([("/tmp".into(), "rw,noexec,nosuid,nodev,size=64m,mode=1777".into())])),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".into()),
+                config: Some(HashMap::from([("max-size".into(), "10m".into()), ("max-file".into(), "3".into())])),
+            }),
+            // The reconciler alone decides what runs.
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// What tells two makings of a container apart. The image by its id, since a tag moves.
+pub(super) fn fingerprint(body: &ContainerCreateBody, image_id: &str) -> Result<String, serde_json::Error> {
+    // By way of a value, whose maps are sorted: the same body is the same text.
+    let text = serde_json::to_value(body)?.to_string();
+    let digest = Sha256::new().chain_update(image_id).chain_update([0]).chain_update(text).finalize();
+    Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
+    Mount {
+        // Unlike the short form, a mount fails when the folder is missing, rather than making one that is root's.
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target.into()),
+        read_only: Some(read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..MountBindOptions::default()
+        }),
+        ..Mount::default()
+    }
+}

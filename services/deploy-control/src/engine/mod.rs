@@ -1,0 +1,240 @@
+//! The seam to what runs instances.
+//!
+//! An engine knows one thing an instance: its *unit* (a container, a process), found by the instance's id, whoever made it
+//! and whenever. It never touches a unit that is not marked as this stack's. Every call may be repeated, and may be
+//! abandoned half-way: the next observation tells what came of it.
+//!
+//! There is no `apply_config`: configuration is files in a folder that the unit has mounted ([`crate::folders`]), the same
+//! for every engine on one host, and takes effect with the next start. An engine whose units run elsewhere will need it.
+
+#[cfg(feature = "testing")]
+pub mod conformance;
+pub mod docker;
+pub mod process;
+#[cfg(feature = "testing")]
+pub mod simulated;
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use contracts::InstanceId;
+use futures_util::stream::BoxStream;
+
+use crate::config::{EngineConfig, EngineKind, Limits};
+
+/// What an instance's unit must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceSpec {
+    /// The instance.
+    pub id: InstanceId,
+    /// The wish it is made for; a mark for people, no part of the fingerprint.
+    pub generation: i64,
+    /// The user and group id it runs as; `None`: as this process does.
+    pub uid: Option<u32>,
+    /// Its folders.
+    pub folders: UnitFolders,
+    /// What it may use.
+    pub limits: Limits,
+    /// Environment, beyond what the engine itself must set.
+    pub env: Vec<(String, String)>,
+}
+
+/// An instance's folders, as absolute paths outside of its unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFolders {
+    /// Where it puts its socket.
+    pub inward: PathBuf,
+    /// Where it finds its ways out; read-only to it.
+    pub outward: PathBuf,
+    /// Its data.
+    pub data: PathBuf,
+    /// Its configuration; read-only to it.
+    pub config: PathBuf,
+    /// Where an engine without logs of its own keeps them.
+    pub logs: PathBuf,
+}
+
+/// What a unit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnitState {
+    /// Made, never started.
+    Created,
+    /// Running.
+    Running,
+    /// Frozen: its memory is there, it gets no time.
+    Paused,
+    /// Ended, by itself or not.
+    Exited,
+    /// Good for nothing but being removed.
+    Broken,
+}
+
+/// A unit, as the engine shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Whose it is.
+    pub id: InstanceId,
+    /// What it does.
+    pub state: UnitState,
+    /// What it was made from.
+    pub fingerprint: String,
+    /// Which run of it this is: another after each start. Only [`Engine::observe`] says it, and only while it is up.
+    pub run: Option<String>,
+}
+
+/// Something that may have changed. Always only a hint: what is true is observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint(pub InstanceId);
+
+/// What an engine can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Its name: `docker`, `process`.
+    pub name: &'static str,
+    /// Its own version, where it has one.
+    pub version: String,
+    /// Whether an instance is kept from the host and from other instances.
+    pub isolates: bool,
+}
+
+/// How the router and deploy-control's checks reach an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket at this path. The instance owns the folder: open it through `beneath`.
+    Socket(PathBuf),
+}
+
+/// Why an engine did not do it. The chain of causes is kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}: {attempted}")]
+pub struct EngineError {
+    /// Which kind.
+    pub kind: ErrorKind,
+    /// What was tried.
+    pub attempted: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The kinds of failure that callers act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// There is no such unit; from `ensure` and `fingerprint`: no such image or program.
+    NotFound,
+    /// Something else has the name, or a unit made from another specification.
+    Conflict,
+    /// The host has no room for it.
+    Capacity,
+    /// The engine will not do this, however often it is asked.
+    Rejected,
+    /// The engine cannot be asked.
+    Unavailable,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "not found",
+            Self::Conflict => "conflict",
+            Self::Capacity => "no capacity",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "engine unavailable",
+        })
+    }
+}
+
+impl EngineError {
+    /// A failure of this kind, while trying this.
+    pub fn new(kind: ErrorKind, attempted: impl Into<String>) -> Self {
+        Self { kind, attempted: attempted.into(), source: None }
+    }
+
+    /// The same, with its cause.
+    #[must_use]
+    pub fn because(self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { source: Some(cause.into()), ..self }
+    }
+}
+
+/// What runs instances.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// What it can do. Asks the engine.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`; `Rejected` when it is too old.
+    async fn capabilities(&self) -> Result<Capabilities, EngineError>;
+
+    /// What a unit of this specification would be marked with: changes with anything it is made from.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when the image is missing; `Unavailable`.
+    async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError>;
+
+    /// An instance's unit; `None` when it has none.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when something that is not ours has its name; `Unavailable`.
+    async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError>;
+
+    /// Every unit of this stack, without its run.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    async fn list(&self) -> Result<Vec<Unit>, EngineError>;
+
+    /// Makes the unit, not started; fine when there is one of the same fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when the image is missing; `Conflict` when there is another one; the others.
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError>;
+
+    /// Starts it, or lets it go on when it is paused; fine when it runs.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none; the others.
+    async fn start(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// Stops it: asks, and after 10 s does not ask any more. Fine when it is down or there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when it is not ours; `Unavailable`.
+    async fn stop(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// Removes it, running or not; its folders stay. Fine when there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when it is not ours; `Unavailable`.
+    async fn remove(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// Where an instance of this specification answers.
+    fn endpoint(&self, spec: &InstanceSpec) -> Endpoint {
+        Endpoint::Socket(spec.folders.inward.join("http.sock"))
+    }
+
+    /// Hints, until the engine is lost; then the stream ends.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    async fn watch(&self) -> Result<BoxStream<'static, Hint>, EngineError>;
+
+    /// Lets go of everything that must not outlive this service.
+    async fn close(&self) {}
+}
+
+/// The engine that the settings ask for.
+pub fn from_config(config: &EngineConfig) -> Arc<dyn Engine> {
+    match config.kind {
+        EngineKind::Docker => Arc::new(docker::Docker::new(config)),
+        EngineKind::Process => Arc::new(process::Processes::new(config)),
+    }
+}

@@ -1,0 +1,230 @@
+//! An engine in memory, for tests: it runs nothing, can be away, can fail, and remembers what was asked of it.
+//!
+//! Clones are the same engine, as a host's engine is the same for a restarted service.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use contracts::InstanceId;
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::{Notify, broadcast};
+use tokio_stream::wrappers::BroadcastStream;
+
+use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Unit, UnitState};
+
+/// The engine in memory.
+#[derive(Clone)]
+pub struct Simulated(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    hints: Mutex<broadcast::Sender<Hint>>,
+    released: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    units: BTreeMap<InstanceId, Unit>,
+    starts: u64,
+    image: String,
+    away: bool,
+    image_missing: bool,
+    /// The next calls of this name fail so.
+    failures: Vec<(&'static str, ErrorKind)>,
+    /// Calls of this name wait until they are let go.
+    held: HashSet<&'static str>,
+    calls: Vec<(&'static str, InstanceId)>,
+}
+
+impl Default for Simulated {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            hints: Mutex::new(broadcast::channel(256).0),
+            released: Notify::new(),
+        }))
+    }
+}
+
+impl Simulated {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hint(&self, id: InstanceId) {
+        let _ = self.0.hints.lock().unwrap_or_else(PoisonError::into_inner).send(Hint(id));
+    }
+
+    /// Makes it unreachable, or reachable again. Either way who listens for hints is cut off.
+    pub fn set_away(&self, away: bool) {
+        self.state().away = away;
+        *self.0.hints.lock().unwrap_or_else(PoisonError::into_inner) = broadcast::channel(256).0;
+    }
+
+    /// Changes what units are made from.
+    pub fn set_image(&self, image: &str) {
+        self.state().image = image.to_owned();
+    }
+
+    /// Takes the image away, or gives it back.
+    pub fn set_image_missing(&self, missing: bool) {
+        self.state().image_missing = missing;
+    }
+
+    /// Lets the next call of this name fail. Said twice, the next two fail.
+    pub fn fail_next(&self, call: &'static str, kind: ErrorKind) {
+        self.state().failures.push((call, kind));
+    }
+
+    /// Keeps calls of this name waiting until [`Self::release`].
+    pub fn hold(&self, call: &'static str) {
+        self.state().held.insert(call);
+    }
+
+    /// Lets everything go on.
+    pub fn release(&self) {
+        self.state().held.clear();
+        self.0.released.notify_waiters();
+    }
+
+    /// Ends a unit's process, as a crash does.
+    pub fn crash(&self, id: InstanceId) {
+        if let Some(unit) = self.state().units.get_mut(&id) {
+            (unit.state, unit.run) = (UnitState::Exited, None);
+        }
+        self.hint(id);
+    }
+
+    /// Puts a unit there that nobody asked for.
+    pub fn plant(&self, unit: Unit) {
+        self.state().units.insert(unit.id, unit);
+    }
+
+    /// Every unit there is.
+    pub fn units(&self) -> Vec<Unit> {
+        self.state().units.values().cloned().collect()
+    }
+
+    /// How often a call of this name was made for an instance.
+    pub fn count(&self, call: &str, id: InstanceId) -> usize {
+        self.state().calls.iter().filter(|(name, of)| *name == call && *of == id).count()
+    }
+
+    /// Whether an instance's unit runs.
+    pub fn is_running(&self, id: InstanceId) -> bool {
+        self.state().units.get(&id).is_some_and(|unit| unit.state == UnitState::Running)
+    }
+
+    async fn enter(&self, call: &'static str, id: InstanceId) -> Result<(), EngineError> {
+        loop {
+            let released = self.0.released.notified();
+            if !self.state().held.contains(call) {
+                break;
+            }
+            released.await;
+        }
+        let mut state = self.state();
+        state.calls.push((call, id));
+        if state.away {
+            return Err(EngineError::new(ErrorKind::Unavailable, call));
+        }
+        if let Some(at) = state.failures.iter().position(|(name, _)| *name == call) {
+            return Err(EngineError::new(state.failures.remove(at).1, call));
+        }
+        Ok(())
+    }
+
+    fn digest(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
+        let state = self.state();
+        if state.image_missing {
+            return Err(EngineError::new(ErrorKind::NotFound, "the image"));
+        }
+        Ok(format!("{} {:?} {:?}", state.image, spec.limits, spec.env))
+    }
+}
+
+/// The id for calls that are about no instance.
+fn nobody() -> InstanceId {
+    InstanceId::from_uuid(uuid::Uuid::nil())
+}
+
+#[async_trait]
+impl Engine for Simulated {
+    async fn capabilities(&self) -> Result<Capabilities, EngineError> {
+        self.enter("capabilities", nobody()).await?;
+        Ok(Capabilities { name: "simulated", version: String::new(), isolates: false })
+    }
+
+    async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
+        self.digest(spec)
+    }
+
+    async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
+        self.enter("observe", id).await?;
+        Ok(self.state().units.get(&id).cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<Unit>, EngineError> {
+        self.enter("list", nobody()).await?;
+        Ok(self.state().units.values().cloned().map(|unit| Unit { run: None, ..unit }).collect())
+    }
+
+    async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
+        self.enter("ensure", spec.id).await?;
+        let fingerprint = self.digest(spec)?;
+        let mut state = self.state();
+        match state.units.get(&spec.id) {
+            Some(there) if there.fingerprint == fingerprint => Ok(()),
+            Some(_) => Err(EngineError::new(ErrorKind::Conflict, "another unit is there")),
+            None => {
+                state.units.insert(spec.id, Unit { id: spec.id, state: UnitState::Created, fingerprint, run: None });
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.enter("start", id).await?;
+        {
+            let mut state = self.state();
+            state.starts += 1;
+            let run = format!("run-{}", state.starts);
+            let Some(unit) = state.units.get_mut(&id) else {
+                return Err(EngineError::new(ErrorKind::NotFound, "there is no such unit"));
+            };
+            if unit.state == UnitState::Running {
+                return Ok(());
+            }
+            let run = if unit.state == UnitState::Paused { unit.run.clone() } else { Some(run) };
+            (unit.state, unit.run) = (UnitState::Running, run);
+        }
+        self.hint(id);
+        Ok(())
+    }
+
+    async fn stop(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.enter("stop", id).await?;
+        if let Some(unit) = self.state().units.get_mut(&id)
+            && matches!(unit.state, UnitState::Running | UnitState::Paused)
+        {
+            (unit.state, unit.run) = (UnitState::Exited, None);
+        }
+        self.hint(id);
+        Ok(())
+    }
+
+    async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.enter("remove", id).await?;
+        self.state().units.remove(&id);
+        Ok(())
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Hint>, EngineError> {
+        self.enter("watch", nobody()).await?;
+        let hints = self.0.hints.lock().unwrap_or_else(PoisonError::into_inner).subscribe();
+        Ok(BroadcastStream::new(hints).filter_map(async |hint| hint.ok()).boxed())
+    }
+}

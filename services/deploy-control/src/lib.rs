@@ -1,0 +1,155 @@
+//! deploy-control: instances, from a wish to a running workspace.
+//!
+//! The [`api`] writes wishes into the [`registry`]; the [`reconcile`]r makes them so through an [`engine`], in the order
+//! that [`plan`] says, and tells the [`hub`], to which the router and the portal listen.
+
+pub mod api;
+pub mod config;
+pub mod engine;
+pub mod folders;
+pub mod hub;
+pub mod peers;
+pub mod plan;
+pub mod reconcile;
+pub mod registry;
+pub mod turns;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use clock::{Clock, Entropy};
+use service::{Health, Shutdown, http::RequestIds};
+use settings::Env;
+use store::Store;
+use tokio::net::TcpListener;
+
+use config::{Config, EngineKind};
+use engine::{Engine, ErrorKind};
+use reconcile::{Parts, Reconciler, UnitTemplate};
+
+/// deploy-control, ready to serve.
+pub struct Service {
+    /// Its API, health and metrics, without the layers around them.
+    pub router: axum::Router,
+    /// What works behind it.
+    pub reconciler: Reconciler,
+    engine: Arc<dyn Engine>,
+}
+
+impl Service {
+    /// Puts the parts together and begins to work; ends with `stop`.
+    ///
+    /// # Errors
+    ///
+    /// When the database or the data directory cannot be used.
+    pub async fn start(config: &Config, engine: Arc<dyn Engine>, clock: Clock, stop: Shutdown) -> anyhow::Result<Self> {
+        let root = rustix::process::geteuid().is_root();
+        let own_users = config.engine.kind == EngineKind::Docker;
+        anyhow::ensure!(
+            root || !own_users,
+            "with the docker engine deploy-control must run as root: each instance's folders belong to a user of its own"
+        );
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("BEAVER_DATA_DIR: cannot make {}", config.data_dir.display()))?;
+        let uid_base = own_users.then_some(config.engine.uid_base);
+        let folders = folders::Folders::open(&config.data_dir, uid_base, config.instance.clone())
+            .with_context(|| format!("BEAVER_DATA_DIR: cannot use {}", config.data_dir.display()))?;
+        let store = Store::open(&config.database, &registry::MIGRATOR).await?;
+        let registry = registry::Registry::new(store, clock);
+        let entropy = Entropy::system();
+        let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
+        let env = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let parts = Parts {
+            registry: registry.clone(),
+            hub: hub.clone(),
+            engine: engine.clone(),
+            folders: folders.clone(),
+            peers: peers::Peers::new(&config.peers),
+            entropy,
+            config: config.reconcile,
+            template: UnitTemplate { limits: config.engine.limits, env },
+        };
+        let reconciler = Reconciler::start(parts, stop.clone());
+        let api = api::Api {
+            registry: registry.clone(),
+            hub,
+            folders,
+            reconciler: reconciler.clone(),
+            stop,
+            staging: turns::Turns::default(),
+        };
+        let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, config).routes());
+        Ok(Self { router, reconciler, engine })
+    }
+
+    /// After `stop`: waits until nothing is under way, and lets go of what must not outlive this service.
+    pub async fn ended(&self) {
+        self.reconciler.ended().await;
+        self.engine.close().await;
+    }
+}
+
+/// Runs deploy-control until `stop`.
+///
+/// # Errors
+///
+/// [`settings::Error`] for an unusable setting; otherwise what kept it from starting or serving.
+pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
+    let config = Config::from_env(&env)?;
+    let engine = engine::from_config(&config.engine);
+    match engine.capabilities().await {
+        Ok(can) => tracing::info!(engine = can.name, version = can.version, isolates = can.isolates, "engine"),
+        Err(error) if error.kind == ErrorKind::Unavailable => {
+            tracing::warn!(error = chain(&error), "the engine is not there yet");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // Bound before anything works: two of us on one registry would undo each other's steps.
+    let listener =
+        TcpListener::bind(&config.listen).await.with_context(|| format!("DEPLOY_LISTEN={}", config.listen))?;
+    let service = Service::start(&config, engine, Clock::system(), stop.clone()).await?;
+    tracing::info!(listen = config.listen, "deploy-control is up");
+    let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
+    let served = service::serve(listener, router, stop.clone()).await;
+    stop.cancel();
+    service.ended().await;
+    Ok(served?)
+}
+
+/// Where its readiness is, as seen from its own host.
+///
+/// # Errors
+///
+/// When the listen address is unusable.
+pub fn health_url(env: &Env) -> anyhow::Result<String> {
+    service::run::local_url(&env.string("DEPLOY_LISTEN")?, "/readyz")
+}
+
+fn health(registry: &registry::Registry, engine: &Arc<dyn Engine>, config: &Config) -> Health {
+    let (store, engine) = (registry.store().clone(), engine.clone());
+    let engine_name = match config.engine.kind {
+        EngineKind::Docker => "engine_docker",
+        EngineKind::Process => "engine_process",
+    };
+    Health::new()
+        .need("database", move || {
+            let store = store.clone();
+            async move { store.ping().await.map_err(|_| format!("{} does not answer", store.kind())) }
+        })
+        .need(engine_name, move || {
+            let engine = engine.clone();
+            async move { engine.capabilities().await.map(drop).map_err(|error| error.to_string()) }
+        })
+}
+
+/// An error and its causes, on one line: for logs.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,66 @@
+//! The services that deploy-control calls: authz for an instance's first identity, and instances through the router.
+
+use contracts::{
+    InstanceId,
+    authz::{BackendRegistered, RegisterBackend},
+    instance::{OwnerTaken, Readiness, TakeOwner, internal_path},
+};
+use http::Method;
+use service::{CallError, ServiceClient};
+use std::time::Duration;
+
+use crate::{config, registry::Row};
+
+/// How long a look at an instance's health may take: it answers from memory.
+const HEALTH_LIMIT: Duration = Duration::from_secs(3);
+
+/// Clients of the other services.
+#[derive(Clone)]
+pub struct Peers {
+    authz: ServiceClient,
+    router: ServiceClient,
+}
+
+impl Peers {
+    /// Clients of the services at these addresses.
+    pub fn new(config: &config::Peers) -> Self {
+        Self {
+            authz: ServiceClient::new("authz", config.authz_url.clone(), config.authz_token.clone()),
+            router: ServiceClient::new("router-proxy", config.router_url.clone(), config.router_token.clone()),
+        }
+    }
+
+    /// Asks authz for a one-time token and an assertion for an instance. May be repeated; each answer is new.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn register_backend(&self, row: &Row, origin: &str) -> Result<BackendRegistered, CallError> {
+        let body = RegisterBackend {
+            instance_id: row.id,
+            account_id: row.account_id,
+            slug: row.slug.clone(),
+            redirect_uri: format!("{origin}/auth/callback"),
+        };
+        self.authz.post("/backends/register", &body).await
+    }
+
+    /// Asks an instance whether it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`]; a refusal when it does not answer or is not ready.
+    pub async fn readiness(&self, id: InstanceId) -> Result<Readiness, CallError> {
+        let request = self.router.request(Method::GET, &internal_path(id, "/readyz")).timeout(HEALTH_LIMIT);
+        self.router.json(request).await
+    }
+
+    /// Tells an instance its owner, and to get its own identity.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn take_owner(&self, id: InstanceId, assertion: String) -> Result<OwnerTaken, CallError> {
+        self.router.post(&internal_path(id, "/api/auth/register"), &TakeOwner { assertion }).await
+    }
+}

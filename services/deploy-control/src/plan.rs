@@ -1,0 +1,216 @@
+//! What to do next: from what is wanted and what is seen, without doing anything.
+//!
+//! A plan leads all the way to the goal, but nobody relies on getting through it: each step looks before it acts, and after
+//! an interruption the next plan begins from what is true then.
+
+use contracts::{
+    deploy::{Desired, Phase},
+    routes::RouteState,
+};
+
+use crate::{
+    engine::{Unit, UnitState},
+    registry::Row,
+};
+
+/// What is seen of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Its unit, as far as the engine can be asked.
+    pub unit: Seen,
+    /// Whether its folders are all there.
+    pub folders: bool,
+    /// The generation of its current `config.json`.
+    pub config: Option<i64>,
+}
+
+/// An instance's unit, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The engine cannot be asked.
+    Unknown,
+    /// It has none.
+    Absent,
+    /// It has one.
+    Unit {
+        /// The unit.
+        unit: Unit,
+        /// Whether it is made from what it would be made from now.
+        current: bool,
+    },
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Say that the engine cannot be asked. Everything stays as it was.
+    LoseEngine,
+    /// Do nothing before this time, in Unix milliseconds.
+    WaitUntil(i64),
+    /// Say that it came down by itself, and count it.
+    NoteDown,
+    /// Make its folders.
+    Prepare,
+    /// Make this generation's configuration the current one.
+    UseConfig(i64),
+    /// Stop its unit. `then_up`: only to start it again.
+    Stop {
+        /// Whether it is wanted up afterwards.
+        then_up: bool,
+    },
+    /// Say that it was down since it was wanted restarted.
+    NoteRestarted,
+    /// Remove its unit.
+    Remove,
+    /// Make its unit.
+    Create,
+    /// Get a one-time token for it. Needs nothing of the unit.
+    Identify,
+    /// Start its unit.
+    Start,
+    /// Wait until it answers and says that it runs with this configuration.
+    AwaitHealthy(i64),
+    /// Give it its owner and its own identity.
+    Register,
+    /// Say that the goal is reached.
+    Settle(Goal),
+}
+
+/// Where plans end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Goal {
+    /// Up and reachable.
+    Ready,
+    /// Down, because it is wanted so.
+    Stopped,
+    /// Down, because it cannot be brought up.
+    Failed,
+    /// Gone.
+    Deleted,
+}
+
+impl Goal {
+    /// The phase there, and what the router is told.
+    pub fn marks(self) -> (Phase, RouteState) {
+        match self {
+            Self::Ready => (Phase::Ready, RouteState::Running),
+            Self::Stopped => (Phase::Stopped, RouteState::Stopped),
+            Self::Failed => (Phase::Failed, RouteState::Failed),
+            Self::Deleted => (Phase::Deleted, RouteState::Deleted),
+        }
+    }
+}
+
+/// The steps from what is seen to what is wanted; none when that is so already.
+pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
+    let (unit, current) = match &seen.unit {
+        // Already said, or true whatever the engine does.
+        Seen::Unknown if matches!(row.phase, Phase::Unknown | Phase::Stopped | Phase::Failed | Phase::Deleted) => {
+            return Vec::new();
+        }
+        Seen::Unknown => return vec![Step::LoseEngine],
+        Seen::Absent => (None, true),
+        Seen::Unit { unit, current } => (Some(unit), *current),
+    };
+    match row.desired {
+        Desired::Running if row.phase == Phase::Failed => down(row, unit, Goal::Failed),
+        Desired::Running => up(row, seen, unit, current, now_ms),
+        Desired::Stopped => down(row, unit, Goal::Stopped),
+        Desired::Deleted => {
+            let mut steps = down(row, unit, Goal::Deleted);
+            if unit.is_some() {
+                // After stopping, before saying that it is gone.
+                let at = steps.iter().position(|step| matches!(step, Step::Settle(_))).unwrap_or(steps.len());
+                steps.insert(at, Step::Remove);
+            }
+            steps
+        }
+    }
+}
+
+fn down(row: &Row, unit: Option<&Unit>, goal: Goal) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if unit.is_some_and(|unit| matches!(unit.state, UnitState::Running | UnitState::Paused)) {
+        steps.push(Step::Stop { then_up: false });
+    }
+    let (phase, route) = goal.marks();
+    let said = row.phase == phase && row.route == Some(route) && row.observed_generation == row.generation;
+    if !said || !steps.is_empty() {
+        steps.push(Step::Settle(goal));
+    }
+    steps
+}
+
+fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i64) -> Vec<Step> {
+    let target = row.config_target();
+    let state = unit.map(|unit| unit.state);
+    let running = state == Some(UnitState::Running);
+    // The process is the one that was found healthy; it may be frozen now.
+    let known_run = row.ready_run.is_some() && unit.and_then(|unit| unit.run.as_ref()) == row.ready_run.as_ref();
+    let reconfigured = target != row.applied_config_generation;
+    let fulfilled = running
+        && known_run
+        && row.registered
+        && row.phase == Phase::Ready
+        && row.route == Some(RouteState::Running)
+        && row.observed_generation == row.generation
+        && !reconfigured
+        && !row.restart_pending()
+        && seen.folders
+        && seen.config == Some(target)
+        && current;
+    if fulfilled {
+        return Vec::new();
+    }
+    if row.next_attempt_at_ms > now_ms {
+        return vec![Step::WaitUntil(row.next_attempt_at_ms)];
+    }
+    // A folder that was lost has taken the configuration with it, or is not the one that is mounted.
+    let use_config = seen.config != Some(target) || !seen.folders;
+    let renew = unit.is_some() && (!current || state == Some(UnitState::Broken));
+    let process_is_old = known_run && reconfigured;
+    // Stopped for one of these, and then something came in between.
+    let on_purpose = reconfigured || row.restart_pending() || renew || use_config || state == Some(UnitState::Paused);
+    if row.ready_run.is_some() && !running && !on_purpose {
+        return vec![Step::NoteDown];
+    }
+    let must_go_down = renew || use_config || row.restart_pending() || process_is_old;
+
+    let mut steps = Vec::new();
+    let mut is_up = running;
+    // Down before anything is exchanged under it: were the exchange first, and the last thing done before a crash, nothing
+    // would tell any more that the process is from before.
+    if must_go_down && matches!(state, Some(UnitState::Running | UnitState::Paused)) {
+        steps.push(Step::Stop { then_up: true });
+        is_up = false;
+    }
+    if row.restart_pending() {
+        steps.push(Step::NoteRestarted);
+    }
+    if renew {
+        steps.push(Step::Remove);
+    }
+    if !seen.folders {
+        steps.push(Step::Prepare);
+    }
+    if use_config {
+        steps.push(Step::UseConfig(target));
+    }
+    if unit.is_none() || renew {
+        steps.push(Step::Create);
+    }
+    if !is_up {
+        if !row.registered {
+            steps.push(Step::Identify);
+        }
+        steps.push(Step::Start);
+    }
+    if !(is_up && known_run && row.registered) {
+        steps.push(Step::AwaitHealthy(target));
+    }
+    if !row.registered {
+        steps.push(Step::Register);
+    }
+    steps.push(Step::Settle(Goal::Ready));
+    steps
+}

@@ -1,0 +1,89 @@
+//! Why a step did not succeed, and what that means for the instance.
+
+use contracts::deploy::InstanceError;
+use service::CallError;
+
+use crate::{
+    engine::{EngineError, ErrorKind},
+    folders, registry,
+};
+
+/// Why a step did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the engine")]
+    Engine(#[source] EngineError),
+    #[error("the instance's folders")]
+    Folders(#[from] folders::Error),
+    /// A service that is needed is away; not this instance's fault.
+    #[error("a service is away")]
+    Away(#[source] CallError),
+    /// authz or the instance does not take the registration.
+    #[error("registration")]
+    Refused(#[source] CallError),
+    #[error("it was not healthy in time")]
+    NotInTime,
+    #[error("it ended by itself while starting")]
+    Ended,
+    #[error("it runs with configuration {runs}, not {wanted}")]
+    OldConfig { runs: i64, wanted: i64 },
+    #[error("the registry")]
+    Registry(#[from] registry::Error),
+    #[error("its plan did not come to an end")]
+    Endless,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+        Self::Engine(error)
+    }
+}
+
+impl Failure {
+    /// A failure of a call. Away when nobody answered, or somebody who says that he cannot at the moment; refused when the
+    /// answer would be the same the next time.
+    pub(super) fn of_call(error: CallError) -> Self {
+        let passes = match &error {
+            CallError::Unreachable { .. } => true,
+            // About our token: the operator must mend that, and nothing is wrong with this instance.
+            CallError::Refused { problem, .. } if problem.code == "service_token_required" => true,
+            CallError::Refused { problem, .. } => matches!(problem.status, 429 | 502..=504),
+            CallError::Unexpected { status, .. } => *status != 500,
+        };
+        if passes { Self::Away(error) } else { Self::Refused(error) }
+    }
+
+    /// Whether it says that the instance does not come up as it is now.
+    pub(super) fn is_unhealthy(&self) -> bool {
+        matches!(self, Self::NotInTime | Self::Ended | Self::OldConfig { .. })
+    }
+
+    /// Whether the engine cannot be asked.
+    pub(super) fn is_engine_lost(&self) -> bool {
+        matches!(self, Self::Engine(error) if error.kind == ErrorKind::Unavailable)
+    }
+
+    /// As its owner may know it: a stable code, and a sentence without anything of the inside.
+    pub(super) fn told(&self) -> InstanceError {
+        let (code, detail) = match self {
+            Self::Engine(error) => match error.kind {
+                ErrorKind::Unavailable => ("engine_unavailable", "The container engine cannot be reached."),
+                ErrorKind::Capacity => ("engine_capacity", "The server has no room for another workspace at present."),
+                ErrorKind::NotFound => ("image_missing", "The program that workspaces run is not installed."),
+                ErrorKind::Conflict | ErrorKind::Rejected => {
+                    ("engine_rejected", "The container engine refused to run the workspace.")
+                }
+            },
+            Self::Folders(_) => ("storage_failed", "The workspace's files could not be written."),
+            Self::Away(_) => ("registration_failed", "A part of the service is away; this is tried again by itself."),
+            Self::Refused(_) => ("registration_failed", "The workspace could not be registered with its owner."),
+            Self::NotInTime | Self::OldConfig { .. } => {
+                ("not_healthy_in_time", "The workspace started, but did not answer in time.")
+            }
+            Self::Ended => ("crash_loop", "The workspace ended by itself while it was starting."),
+            Self::Registry(_) | Self::Endless => ("internal", "Something went wrong on the server."),
+        };
+        InstanceError { code: code.into(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,276 @@
+//! The reconciler: makes what is wanted so.
+//!
+//! It is level-triggered. A worker looks at one instance, plans ([`crate::plan`]) and takes steps until nothing is left to
+//! do; it is woken by a wish, by a hint of the engine, by the time it set itself, and by a look at everything every half
+//! minute. Whatever interrupts it, the next look starts from what is true then.
+
+mod backoff;
+mod failure;
+mod outcome;
+mod steps;
+mod worker;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use clock::Entropy;
+use contracts::{InstanceId, deploy::Phase};
+use futures_util::StreamExt;
+use service::Shutdown;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    chain,
+    config::ReconcileConfig,
+    engine::{Engine, InstanceSpec, Unit, UnitState},
+    folders::Folders,
+    hub::Hub,
+    peers::Peers,
+    registry::{self, Registry, Row},
+};
+
+use backoff::Backoff;
+use worker::Mailbox;
+
+/// How many instances are looked at at once: each look is a question or two to the engine.
+const LOOKS: usize = 16;
+
+/// What the reconciler works with.
+pub struct Parts {
+    /// What is wanted and known.
+    pub registry: Registry,
+    /// Who is told.
+    pub hub: Arc<Hub>,
+    /// What runs instances.
+    pub engine: Arc<dyn Engine>,
+    /// Instances' folders.
+    pub folders: Folders,
+    /// The other services.
+    pub peers: Peers,
+    /// Jitter.
+    pub entropy: Entropy,
+    /// How to work.
+    pub config: ReconcileConfig,
+    /// What every unit is like, but for the instance: limits, environment.
+    pub template: UnitTemplate,
+}
+
+/// What every unit has in common.
+#[derive(Debug, Clone)]
+pub struct UnitTemplate {
+    /// What it may use.
+    pub limits: crate::config::Limits,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// The reconciler. Cloning is cheap.
+#[derive(Clone)]
+pub struct Reconciler(Arc<Inner>);
+
+pub(crate) struct Inner {
+    parts: Parts,
+    /// One worker an instance that has something to do.
+    workers: Mutex<HashMap<InstanceId, Arc<Mailbox>>>,
+    /// How many steps may ask something of the host at once.
+    permits: Semaphore,
+    /// How many instances are looked at at once.
+    looks: Semaphore,
+    tasks: TaskTracker,
+    /// When it was started, in Unix milliseconds.
+    began_ms: i64,
+    stop: Shutdown,
+}
+
+impl Reconciler {
+    /// Starts it; it ends with `stop`, or when the last clone of it is dropped with the runtime it runs on.
+    pub fn start(parts: Parts, stop: Shutdown) -> Self {
+        let permits = Semaphore::new(parts.config.concurrency);
+        let looks = Semaphore::new(LOOKS);
+        let began_ms = parts.registry.now_ms();
+        let inner =
+            Inner { parts, workers: Mutex::default(), permits, looks, tasks: TaskTracker::new(), began_ms, stop };
+        let this = Self(Arc::new(inner));
+        this.0.tasks.spawn(this.clone().oversee());
+        this
+    }
+
+    /// A wish was written: take it up, and leave off what was being done for an older one.
+    pub fn wished(&self, id: InstanceId) {
+        self.mailbox(id).wish.notify_one();
+    }
+
+    /// Something may have changed: look.
+    pub fn nudge(&self, id: InstanceId) {
+        self.mailbox(id).look();
+    }
+
+    /// Looks at every instance that is not settled: something they may be waiting for has come back.
+    pub async fn nudge_waiting(&self) {
+        match self.0.parts.registry.all().await {
+            Ok(rows) => rows.iter().filter(|row| !settled(row)).for_each(|row| self.nudge(row.id)),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "instances cannot be read")
+            }
+        }
+    }
+
+    /// Waits, after `stop`, until no step is under way.
+    pub async fn ended(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// The instance's worker's mailbox; starts a worker when there is none.
+    fn mailbox(&self, id: InstanceId) -> Arc<Mailbox> {
+        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mailbox = workers.entry(id).or_insert_with(|| {
+            let mailbox = Arc::new(Mailbox::default());
+            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox.clone()));
+            mailbox
+        });
+        mailbox.dirty();
+        mailbox.clone()
+    }
+
+    /// Forgets a worker that has nothing to do; false when something came meanwhile.
+    fn retire(&self, id: InstanceId, mailbox: &Mailbox) -> bool {
+        // Under the lock that `mailbox` takes too, so that nothing falls between looking and leaving.
+        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        if mailbox.is_dirty() {
+            return false;
+        }
+        workers.remove(&id);
+        true
+    }
+
+    /// Listens to the engine's hints, and looks at everything at the start, from time to time, and whenever the engine
+    /// comes back.
+    async fn oversee(self) {
+        let stop = self.0.stop.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut orphans = HashSet::new();
+        // What was settled may have been settled under other settings, or have changed while nobody looked.
+        match self.0.parts.registry.all().await {
+            Ok(rows) => rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id)),
+            Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
+        }
+        while !stop.is_cancelled() {
+            match self.0.parts.engine.watch().await {
+                Ok(mut hints) => {
+                    backoff.reset();
+                    // Listening first, then looking: nothing happens unseen in between.
+                    self.look_at_everything(&mut orphans).await;
+                    let mut timer = tokio::time::interval(self.0.parts.config.resync);
+                    timer.reset();
+                    loop {
+                        tokio::select! {
+                            () = stop.cancelled() => return,
+                            _ = timer.tick() => self.look_at_everything(&mut orphans).await,
+                            hint = hints.next() => match hint {
+                                Some(hint) => self.nudge(hint.0),
+                                None => break,
+                            },
+                        }
+                    }
+                    tracing::warn!("the engine's hints broke off");
+                }
+                Err(error) => {
+                    metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+                    tracing::warn!(error = chain(&error), "the engine cannot be asked");
+                }
+            }
+            // Each worker sees for itself that the engine is lost, and says so.
+            self.look_at_everything(&mut orphans).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next(&self.0.parts.entropy)) => {}
+            }
+        }
+    }
+
+    /// Compares everything wanted with everything there is, and wakes workers for what differs.
+    async fn look_at_everything(&self, orphans: &mut HashSet<InstanceId>) {
+        let rows = match self.0.parts.registry.all().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "instances cannot be read");
+                return;
+            }
+        };
+        let units = match self.0.parts.engine.list().await {
+            Ok(units) => units,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "units cannot be listed");
+                rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
+                return;
+            }
+        };
+        let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
+        for row in &rows {
+            let unit = units.remove(&row.id);
+            if !settled(row) || self.differs(row, unit.as_ref()).await {
+                self.nudge(row.id);
+            }
+        }
+        metrics::gauge!("beaver_orphans").set(units.len() as f64);
+        for orphan in units.values().filter(|orphan| !orphans.contains(&orphan.id)) {
+            // Perhaps the registry was restored from an old copy: somebody's work may depend on it.
+            tracing::warn!(
+                instance = %orphan.id,
+                state = ?orphan.state,
+                "an orphan: a unit of this stack that the registry does not know; it is left alone"
+            );
+        }
+        *orphans = units.into_keys().collect();
+    }
+
+    /// Whether a settled instance's unit is not what it was settled with.
+    async fn differs(&self, row: &Row, unit: Option<&Unit>) -> bool {
+        let up = unit.is_some_and(|unit| matches!(unit.state, UnitState::Running | UnitState::Paused));
+        if row.phase != Phase::Ready {
+            return up;
+        }
+        let running = unit.filter(|unit| unit.state == UnitState::Running);
+        let Some(unit) = running else { return true };
+        match self.0.parts.engine.fingerprint(&self.0.spec(row)).await {
+            Ok(fingerprint) => fingerprint != unit.fingerprint,
+            // The image may be missing just now; what runs goes on.
+            Err(_) => false,
+        }
+    }
+}
+
+/// Whether nothing is left to do for it, as far as its row tells.
+fn settled(row: &Row) -> bool {
+    matches!(row.phase, Phase::Ready | Phase::Stopped | Phase::Failed | Phase::Deleted)
+        && row.observed_generation == row.generation
+}
+
+impl Inner {
+    /// What the instance's unit must be.
+    fn spec(&self, row: &Row) -> InstanceSpec {
+        InstanceSpec {
+            id: row.id,
+            generation: row.generation,
+            uid: self.parts.folders.uid(row),
+            folders: self.parts.folders.paths(row.id),
+            limits: self.parts.template.limits,
+            env: self.parts.template.env.clone(),
+        }
+    }
+
+    /// Reads the row and tells of it, in case a write before was told of to nobody.
+    async fn read(&self, id: InstanceId) -> Result<Row, registry::Error> {
+        let row = self.parts.registry.get(id).await?;
+        self.parts.hub.publish(&row);
+        Ok(row)
+    }
+}
+
+#[cfg(test)]
+mod model;

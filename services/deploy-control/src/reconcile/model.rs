@@ -1,0 +1,292 @@
+//! Plans by property: from any mixture of what is wanted, known and there, through any interruptions, to what is wanted.
+//!
+//! The model does to a world of plain values what the steps do to the real one, and writes to the row what the reconciler
+//! would write.
+
+use contracts::{
+    AccountId, InstanceId,
+    deploy::{Desired, InstanceError, Phase},
+    routes::RouteState,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use uuid::Uuid;
+
+use super::outcome::{self, Context};
+use crate::{
+    engine::{Unit, UnitState},
+    plan::{Goal, Observed, Seen, Step, plan},
+    registry::{Progress, Row},
+};
+
+/// Everything there is of one instance.
+#[derive(Debug, Clone)]
+struct World {
+    row: Row,
+    unit: Option<Container>,
+    folders: bool,
+    config: Option<i64>,
+    runs: u32,
+    now_ms: i64,
+    /// How often an instance was waited for that could not become healthy.
+    failures: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Container {
+    state: UnitState,
+    run: u32,
+    current: bool,
+    /// The configuration that its process has read.
+    config: i64,
+}
+
+impl Container {
+    fn is_up(&self) -> bool {
+        matches!(self.state, UnitState::Running | UnitState::Paused)
+    }
+}
+
+impl World {
+    fn observed(&self) -> Observed {
+        let unit = match &self.unit {
+            None => Seen::Absent,
+            Some(container) => Seen::Unit {
+                unit: Unit {
+                    id: self.row.id,
+                    state: container.state,
+                    fingerprint: String::new(),
+                    run: container.is_up().then(|| container.run.to_string()),
+                },
+                current: container.current,
+            },
+        };
+        Observed { unit, folders: self.folders, config: self.config }
+    }
+
+    fn plan(&self) -> Vec<Step> {
+        plan(&self.row, &self.observed(), self.now_ms)
+    }
+
+    /// Does what a step does. The run it found healthy; or that the instance was not.
+    fn act(&mut self, step: &Step) -> Result<Option<String>, ()> {
+        match step {
+            Step::WaitUntil(at) => self.now_ms = *at,
+            Step::Prepare => self.folders = true,
+            Step::UseConfig(generation) => {
+                assert!(self.folders, "a configuration needs its folder");
+                self.config = Some(*generation);
+            }
+            Step::Stop { .. } => {
+                let container = self.unit.as_mut().expect("only what is there is stopped");
+                assert!(container.is_up(), "only what is up is stopped");
+                container.state = UnitState::Exited;
+            }
+            Step::Remove => self.unit = None,
+            Step::Create => {
+                assert!(self.unit.is_none() && self.folders, "made once, on its folders");
+                self.unit = Some(Container { state: UnitState::Created, run: 0, current: true, config: 0 });
+            }
+            Step::Start => {
+                let container = self.unit.as_mut().expect("only what is there is started");
+                assert_ne!(container.state, UnitState::Running);
+                if container.state != UnitState::Paused {
+                    self.runs += 1;
+                    container.run = self.runs;
+                    container.config = self.config.expect("it reads its configuration");
+                }
+                container.state = UnitState::Running;
+            }
+            Step::AwaitHealthy(wanted) => {
+                let container = self.unit.as_ref().filter(|container| container.is_up()).expect("it is up");
+                if container.config != *wanted {
+                    return Err(());
+                }
+                return Ok(Some(container.run.to_string()));
+            }
+            Step::Register => assert!(self.unit.as_ref().is_some_and(Container::is_up), "it can answer"),
+            Step::LoseEngine | Step::NoteDown | Step::NoteRestarted | Step::Identify | Step::Settle(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Takes the first `count` steps of a plan; `written` says whether what the last means is written, or lost in a crash.
+    fn take(&mut self, steps: &[Step], count: usize, written: bool) {
+        let (mut pending, mut run) = (Progress::default(), None);
+        for (n, step) in steps.iter().take(count).enumerate() {
+            pending.then(outcome::before(&pending.applied_to(self.row.clone()), step));
+            self.row = pending.applied_to(self.row.clone());
+            let found = self.act(step);
+            let wait_ms = |failures: u32| i64::from(failures) * 100;
+            match found {
+                Ok(found) => run = found.or(run),
+                Err(()) => {
+                    self.failures += 1;
+                    if let Some(container) = &mut self.unit {
+                        container.state = UnitState::Exited;
+                    }
+                    let why = InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
+                    let context = Context { now_ms: self.now_ms, began_ms: 0, run: None, wait_ms: &wait_ms };
+                    self.row = outcome::failed(&self.row, why, true, &context).applied_to(self.row.clone());
+                    return;
+                }
+            }
+            let context = Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), wait_ms: &wait_ms };
+            pending = outcome::after(&self.row, step, &context);
+            if n + 1 == count && !written {
+                return;
+            }
+            self.row = pending.applied_to(self.row.clone());
+        }
+    }
+
+    /// Whether everything is as it is wanted, by another measure than the plan's.
+    fn is_as_wanted(&self) -> Result<(), String> {
+        let row = &self.row;
+        let up = self.unit.as_ref().is_some_and(Container::is_up);
+        let (goal, holds) = match row.desired {
+            Desired::Running if row.phase == Phase::Failed => (Goal::Failed, !up),
+            Desired::Running => {
+                let container = self.unit.as_ref();
+                let runs = container
+                    .is_some_and(|c| c.state == UnitState::Running && c.current && c.config == row.config_target());
+                (Goal::Ready, runs && row.registered && !row.restart_pending() && self.folders)
+            }
+            Desired::Stopped => (Goal::Stopped, !up),
+            Desired::Deleted => (Goal::Deleted, self.unit.is_none()),
+        };
+        let (phase, route) = goal.marks();
+        let told = row.phase == phase && row.route == Some(route) && row.observed_generation == row.generation;
+        if holds && told { Ok(()) } else { Err(format!("{goal:?}: holds {holds}, told {told}: {self:?}")) }
+    }
+}
+
+const PHASES: [Phase; 11] = [
+    Phase::Accepted,
+    Phase::Preparing,
+    Phase::Creating,
+    Phase::Starting,
+    Phase::Registering,
+    Phase::Ready,
+    Phase::Stopping,
+    Phase::Stopped,
+    Phase::Failed,
+    Phase::Unknown,
+    Phase::Deleted,
+];
+
+fn worlds() -> impl Strategy<Value = World> {
+    let container = (
+        prop_oneof![
+            4 => Just(UnitState::Running),
+            1 => select(vec![UnitState::Created, UnitState::Paused, UnitState::Exited, UnitState::Broken]),
+        ],
+        prop::bool::weighted(0.8),
+        0_i64..3,
+    )
+        .prop_map(|(state, current, config)| Container { state, run: 2, current, config });
+    let row = (
+        select(vec![Desired::Running, Desired::Running, Desired::Stopped, Desired::Deleted]),
+        select(PHASES.to_vec()),
+        option::of(select(vec![RouteState::Starting, RouteState::Running, RouteState::Stopped, RouteState::Failed])),
+        (0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3),
+        any::<bool>(),
+        option::of(prop_oneof![3 => Just(2_u32), 1 => Just(1)]),
+        (0_i64..4, 0_i64..400_000),
+    );
+    let config = prop_oneof![2 => Just(None), 1 => (0_i64..3).prop_map(Some)];
+    let there = (option::weighted(0.8, container), prop::bool::weighted(0.8), config, prop::bool::weighted(0.9));
+    (row, there).prop_map(|(row, (mut unit, folders, config, has_config))| {
+        let (desired, phase, route, counts, registered, ready_run, (attempts, next_attempt_at_ms)) = row;
+        let (generation, restart, config_generation, applied, refused) = counts;
+        let uuid = Uuid::from_u128(1);
+        let row = Row {
+            id: InstanceId::from_uuid(uuid),
+            number: 1,
+            slug: "alice".parse().expect("a slug"),
+            account_id: AccountId::from_uuid(uuid),
+            desired,
+            generation: generation + 1,
+            observed_generation: generation,
+            restart_generation: restart,
+            applied_restart_generation: restart.min(1),
+            config_generation,
+            applied_config_generation: applied.min(config_generation),
+            refused_config_generation: refused.min(config_generation),
+            phase,
+            route,
+            registered,
+            ready_run: ready_run.map(|run| run.to_string()),
+            ready_at_ms: ready_run.map(|run| i64::from(run) * 100_000),
+            attempts,
+            next_attempt_at_ms,
+            error: None,
+            version: 1,
+            last_event: 1,
+            created_at_ms: 0,
+            updated_at_ms: 0,
+        };
+        if let Some(container) = &mut unit
+            && row.ready_run == Some(container.run.to_string())
+        {
+            // It was found healthy, so with the configuration that then came into force.
+            container.config = row.applied_config_generation;
+        }
+        let config = config.unwrap_or(row.config_target());
+        let config = (folders && has_config).then_some(config);
+        World { row, unit, folders, config, runs: 3, now_ms: 400_000, failures: 0 }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_mixture_leads_to_what_is_wanted(
+        mut world in worlds(),
+        interruptions in prop_oneof![Just(Vec::new()), vec((0_usize..6, any::<bool>()), 0..12)],
+    ) {
+        for (count, written) in interruptions {
+            let steps = world.plan();
+            world.take(&steps, count, written);
+        }
+        let mut taken = Vec::new();
+        for _ in 0..20 {
+            let steps = world.plan();
+            if steps.is_empty() {
+                break;
+            }
+            world.take(&steps, steps.len(), true);
+            taken.extend(steps);
+        }
+        prop_assert!(world.plan().is_empty(), "{taken:?} {world:?}");
+        prop_assert_eq!(world.is_as_wanted(), Ok(()), "{:?}", taken);
+    }
+
+    #[test]
+    fn an_undisturbed_way_is_straight(mut world in worlds()) {
+        // What runs and was never found healthy may have been started before the configuration was exchanged.
+        let unknown = world.unit.as_ref().is_some_and(|c| c.is_up() && world.row.ready_run != Some(c.run.to_string()));
+        let mut counts = std::collections::HashMap::<String, u32>::new();
+        for _ in 0..20 {
+            let steps = world.plan();
+            for step in &steps {
+                *counts.entry(format!("{step:?}")).or_default() += 1;
+            }
+            world.take(&steps, steps.len(), true);
+        }
+        prop_assert!(unknown || world.failures == 0, "{counts:?} {world:?}");
+        prop_assert!(counts.get("Create").copied().unwrap_or(0) <= 1, "{counts:?}");
+        prop_assert!(counts.get("Start").copied().unwrap_or(0) <= 1 + world.failures, "{counts:?}");
+        prop_assert!(counts.get("NoteDown").copied().unwrap_or(0) <= 1, "{counts:?}");
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_asked_is_asked_for_nothing(world in worlds()) {
+        let seen = Observed { unit: Seen::Unknown, ..world.observed() };
+        let steps = plan(&world.row, &seen, world.now_ms);
+        prop_assert!(steps.is_empty() || steps == [Step::LoseEngine], "{steps:?}");
+        let after = outcome::engine_lost().applied_to(world.row.clone());
+        prop_assert_eq!(after.route, world.row.route);
+        prop_assert!(plan(&after, &seen, world.now_ms).is_empty(), "said once");
+    }
+}

@@ -1,0 +1,187 @@
+//! What steps mean for the row: as they begin, when they have succeeded, and when they have not. Nothing is done here.
+
+use contracts::{
+    deploy::{EventCode, InstanceError, Phase},
+    routes::RouteState,
+};
+
+use crate::{
+    plan::{Goal, Step},
+    registry::{NewEvent, Progress, Row},
+};
+
+/// Failed attempts, since the last wish or quiet time, after which it is not tried again by itself.
+pub(super) const ATTEMPTS: i64 = 4;
+/// How long it must have been up for an end to be a new matter rather than one more of the same.
+const QUIET_MS: i64 = 5 * 60 * 1_000;
+
+/// What else a meaning depends on.
+pub(super) struct Context<'a> {
+    /// What time it is, in Unix milliseconds.
+    pub(super) now_ms: i64,
+    /// When this process began to look after instances, in Unix milliseconds.
+    pub(super) began_ms: i64,
+    /// The run that was found healthy.
+    pub(super) run: Option<&'a str>,
+    /// How long to wait after the n-th failure, in milliseconds.
+    pub(super) wait_ms: &'a dyn Fn(u32) -> i64,
+}
+
+impl Context<'_> {
+    /// When it is tried again after so many failed attempts, in Unix milliseconds.
+    fn next_ms(&self, attempts: i64) -> i64 {
+        self.now_ms.saturating_add((self.wait_ms)(u32::try_from(attempts).unwrap_or(u32::MAX)))
+    }
+}
+
+/// What a step means as it begins.
+pub(super) fn before(row: &Row, step: &Step) -> Progress {
+    let phase = |phase| Progress { phase: Some(phase), ..Progress::default() };
+    // The router opens an instance's ways out while its container is made.
+    let coming_up = |phase| Progress { phase: Some(phase), route: Some(RouteState::Starting), ..Progress::default() };
+    match step {
+        Step::Prepare => phase(Phase::Preparing),
+        Step::Create => coming_up(Phase::Creating),
+        Step::Start => coming_up(Phase::Starting),
+        Step::AwaitHealthy(_) if row.phase != Phase::Starting => coming_up(Phase::Starting),
+        Step::Register => phase(Phase::Registering),
+        Step::Stop { then_up: true } => coming_up(Phase::Stopping),
+        Step::Stop { then_up: false } => phase(Phase::Stopping),
+        _ => Progress::default(),
+    }
+}
+
+/// What a step means once it has succeeded.
+pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
+    let event = |code| Progress { events: vec![NewEvent::of(code)], ..Progress::default() };
+    match step {
+        Step::Prepare if !row.registered => event(EventCode::Prepared),
+        Step::Create => event(EventCode::Created),
+        Step::Start => event(EventCode::Started),
+        Step::AwaitHealthy(_) => event(EventCode::Healthy),
+        Step::Register => Progress { registered: Some(true), ..event(EventCode::Registered) },
+        Step::Stop { .. } => Progress { ready: Some(None), ..Progress::default() },
+        Step::NoteRestarted => Progress {
+            applied_restart_generation: Some(row.restart_generation),
+            ready: Some(None),
+            ..Progress::default()
+        },
+        Step::NoteDown => came_down(row, context),
+        Step::Settle(goal) => settled(row, *goal, context),
+        _ => Progress::default(),
+    }
+}
+
+/// What it means that the engine cannot be asked.
+pub(super) fn engine_lost() -> Progress {
+    Progress { phase: Some(Phase::Unknown), events: vec![NewEvent::of(EventCode::EngineLost)], ..Progress::default() }
+}
+
+/// What it means that something outside of the instance is waited for.
+pub(super) fn waiting(why: InstanceError) -> Progress {
+    let events = vec![NewEvent::of(EventCode::AttemptFailed).detail(&why.code)];
+    Progress { error: Some(Some(why)), events, ..Progress::default() }
+}
+
+/// What a failed attempt means: another one later, or none any more. A new configuration under which the instance does not
+/// come up (`unhealthy`) is taken back instead.
+pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &Context<'_>) -> Progress {
+    let target = row.config_target();
+    if unhealthy && row.registered && target != row.applied_config_generation {
+        let error = InstanceError {
+            code: CONFIG_NOT_ACCEPTED.into(),
+            detail: "The workspace did not come up with the new configuration; the one before is back.".into(),
+        };
+        return Progress {
+            refused_config_generation: Some(target),
+            error: Some(Some(error)),
+            ready: Some(None),
+            events: vec![NewEvent::of(EventCode::ConfigRolledBack).detail(target)],
+            ..Progress::default()
+        };
+    }
+    let attempts = row.attempts + 1;
+    let mut progress = Progress {
+        attempts: Some((attempts, context.next_ms(attempts))),
+        ready: Some(None),
+        events: vec![NewEvent::of(EventCode::AttemptFailed).detail(&why.code)],
+        ..Progress::default()
+    };
+    if attempts >= ATTEMPTS {
+        progress.then(given_up(why.clone()));
+    }
+    progress.error = Some(Some(why));
+    progress
+}
+
+/// The error that says that a configuration did not hold.
+const CONFIG_NOT_ACCEPTED: &str = "config_not_accepted";
+
+fn given_up(why: InstanceError) -> Progress {
+    let (phase, route) = Goal::Failed.marks();
+    let events = vec![NewEvent::of(EventCode::Failed).detail(&why.code)];
+    Progress { phase: Some(phase), route: Some(route), error: Some(Some(why)), events, ..Progress::default() }
+}
+
+/// It came down by itself: at once again the first time, later and later when it goes on, then not any more.
+///
+/// What came down while nobody could see it – with the engine, or while this process was not there – counts for nothing:
+/// it was the host that was restarted, however often.
+fn came_down(row: &Row, context: &Context<'_>) -> Progress {
+    let quiet = row.ready_at_ms.is_none_or(|since| context.now_ms.saturating_sub(since) >= QUIET_MS);
+    let unseen = row.phase == Phase::Unknown || row.ready_at_ms.is_some_and(|since| since < context.began_ms);
+    let attempts = match (quiet, unseen) {
+        (true, _) => 0,
+        (false, true) => row.attempts,
+        (false, false) => row.attempts + 1,
+    };
+    // The first time is a mishap: nobody shall wait for it.
+    let next_ms = if attempts <= 1 || unseen { context.now_ms } else { context.next_ms(attempts - 1) };
+    let mut progress = Progress { attempts: Some((attempts, next_ms)), ready: Some(None), ..Progress::default() };
+    if attempts >= ATTEMPTS && !unseen {
+        let detail = "The workspace ended by itself again and again.".into();
+        progress.then(given_up(InstanceError { code: "crash_loop".into(), detail }));
+    } else {
+        (progress.phase, progress.route) = (Some(Phase::Starting), Some(RouteState::Starting));
+        progress.events.push(NewEvent::of(EventCode::Recovered));
+    }
+    progress
+}
+
+fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
+    let (phase, route) = goal.marks();
+    let mut progress = Progress {
+        phase: Some(phase),
+        route: Some(route),
+        observed_generation: Some(row.generation),
+        ..Progress::default()
+    };
+    match goal {
+        Goal::Ready => {
+            let target = row.config_target();
+            if target != row.applied_config_generation {
+                progress.applied_config_generation = Some(target);
+                progress.events.push(NewEvent::of(EventCode::ConfigApplied).detail(target));
+            }
+            if let Some(run) = context.run {
+                progress.ready = Some(Some((run.to_owned(), context.now_ms)));
+                progress.events.push(NewEvent::of(EventCode::Ready));
+            }
+            // That the last change did not hold stays told until the next wish.
+            if row.error.as_ref().is_some_and(|error| error.code != CONFIG_NOT_ACCEPTED) {
+                progress.error = Some(None);
+            }
+        }
+        Goal::Stopped => {
+            progress.ready = Some(None);
+            // Not once more when only the engine was away meanwhile.
+            if row.route != Some(route) || row.observed_generation != row.generation {
+                progress.events.push(NewEvent::of(EventCode::Stopped));
+            }
+        }
+        Goal::Deleted => progress.ready = Some(None),
+        // It was told when it failed.
+        Goal::Failed => {}
+    }
+    progress
+}

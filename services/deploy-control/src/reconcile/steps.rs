@@ -1,0 +1,147 @@
+//! The steps themselves.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use super::{Inner, failure::Failure};
+use crate::{
+    chain,
+    engine::UnitState,
+    plan::Step,
+    registry::{self, Progress, Row},
+};
+
+/// How long an assertion for taking the owner is used: it lives for 60 s.
+const ASSERTION_LIFE: Duration = Duration::from_secs(45);
+/// For how long an instance that has just started may refuse to register because its ways out are not open yet.
+const DOORS: Duration = Duration::from_secs(10);
+/// How often a start is checked for having ended by itself.
+const STILL_UP: Duration = Duration::from_millis(400);
+
+/// What authz gave for an instance: its assertion, while the one-time token is in the instance's folder.
+pub(super) struct Identity {
+    assertion: SecretString,
+    since: Instant,
+}
+
+impl Inner {
+    /// Takes a step; the run it found, where it found one.
+    pub(super) async fn act(&self, row: &Row, step: &Step) -> Result<Option<String>, Failure> {
+        let (engine, folders) = (&self.parts.engine, &self.parts.folders);
+        match step {
+            Step::Prepare => folders.prepare(row).await?,
+            Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
+            Step::Stop { .. } => engine.stop(row.id).await?,
+            Step::Remove => engine.remove(row.id).await?,
+            Step::Create => engine.ensure(&self.spec(row)).await?,
+            Step::Start => engine.start(row.id).await?,
+            Step::AwaitHealthy(config) => return self.await_healthy(row, *config).await.map(Some),
+            // These need the worker's own state, or only write what they mean.
+            Step::Identify
+            | Step::Register
+            | Step::LoseEngine
+            | Step::WaitUntil(_)
+            | Step::NoteDown
+            | Step::NoteRestarted
+            | Step::Settle(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Asks until it answers that it runs with this configuration; which run that was.
+    async fn await_healthy(&self, row: &Row, wanted: i64) -> Result<String, Failure> {
+        let run = async {
+            let unit = self.parts.engine.observe(row.id).await?;
+            // Ended already: the loop below would find out too, but later.
+            unit.and_then(|unit| unit.run).ok_or(Failure::Ended)
+        };
+        let (run, ()) = tokio::try_join!(run, self.healthy(row, wanted))?;
+        Ok(run)
+    }
+
+    async fn healthy(&self, row: &Row, wanted: i64) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.parts.config.start_timeout;
+        let mut looked = Instant::now();
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let away = match self.parts.peers.readiness(row.id).await {
+                Ok(ready) if ready.config_generation == wanted => return Ok(()),
+                Ok(ready) => return Err(Failure::OldConfig { runs: ready.config_generation, wanted }),
+                // The router is there and says that the instance is not, or the instance says that it is not ready.
+                Err(service::CallError::Refused { problem, .. }) if problem.code != "service_token_required" => None,
+                Err(service::CallError::Unexpected { status: 503, .. }) => None,
+                Err(error) => Some(error),
+            };
+            if Instant::now() >= deadline {
+                return Err(away.map_or(Failure::NotInTime, Failure::Away));
+            }
+            if looked.elapsed() >= STILL_UP {
+                looked = Instant::now();
+                let unit = self.parts.engine.observe(row.id).await?;
+                if !unit.is_some_and(|unit| unit.state == UnitState::Running) {
+                    return Err(Failure::Ended);
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 3 / 2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// Gets a one-time token and its assertion, and puts the token where the instance finds it.
+    pub(super) async fn identify(&self, row: &Row, identity: &mut Option<Identity>) -> Result<(), Failure> {
+        if identity.as_ref().is_some_and(|identity| identity.since.elapsed() < ASSERTION_LIFE) {
+            return Ok(());
+        }
+        let origin = self.parts.folders.origin(row);
+        let since = Instant::now();
+        let issued = self.parts.peers.register_backend(row, &origin).await.map_err(Failure::of_call)?;
+        self.parts.folders.write_registration(row, issued.initial_access_token, issued.expires_at_ms).await?;
+        *identity = Some(Identity { assertion: issued.register_assertion.into(), since });
+        Ok(())
+    }
+
+    /// Gives the instance its owner; it then registers itself with authz.
+    pub(super) async fn register(&self, row: &Row, identity: &mut Option<Identity>) -> Result<(), Failure> {
+        let deadline = Instant::now() + DOORS;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            self.identify(row, identity).await?;
+            let assertion = identity.as_ref().map(|identity| identity.assertion.expose_secret().to_owned());
+            let failure = match self.parts.peers.take_owner(row.id, assertion.unwrap_or_default()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => Failure::of_call(error),
+            };
+            if let Failure::Refused(_) = failure {
+                // Whatever was wrong with it, the next attempt is made with a new one.
+                *identity = None;
+                return Err(failure);
+            }
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// Writes progress and tells of it; `None` when another wish has come.
+    pub(super) async fn write(&self, row: &Row, progress: &Progress) -> Result<Option<Row>, registry::Error> {
+        let written = self.parts.registry.record(row, progress).await?;
+        if let Some(row) = &written {
+            self.parts.hub.publish(row);
+        }
+        Ok(written)
+    }
+
+    /// Removes files that are of no use any more. Nothing depends on it.
+    pub(super) async fn tidy(&self, row: &Row) {
+        let folders = &self.parts.folders;
+        for outcome in [folders.remove_registration(row.id).await, folders.tidy(row).await] {
+            if let Err(error) = outcome {
+                tracing::info!(error = chain(&error), "files that are not needed stay");
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! One instance's worker: look, plan, take the steps, look again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use contracts::{
+    InstanceId,
+    deploy::{EventCode, Phase},
+};
+use futures_util::{FutureExt, future::join_all};
+use tokio::{sync::Notify, time::Instant};
+use tracing::Instrument;
+
+use super::{
+    Inner, Reconciler, backoff,
+    backoff::Backoff,
+    failure::Failure,
+    outcome::{self, Context},
+    steps::Identity,
+};
+use crate::{
+    chain,
+    engine::ErrorKind,
+    plan::{Observed, Seen, Step, plan},
+    registry::{self, NewEvent, Progress, Row},
+};
+
+/// The longest wait between attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Plans in a row that lead to another plan, after which something must be wrong with them.
+const PLANS: u32 = 12;
+
+/// How a worker is reached.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    /// Something came since the last look began.
+    dirty: AtomicBool,
+    /// Ends a wait.
+    look: Notify,
+    /// Ends a wait, and a step that is under way.
+    pub(super) wish: Notify,
+}
+
+impl Mailbox {
+    pub(super) fn dirty(&self) {
+        self.dirty.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// What came until now is seen by the look that begins now.
+    fn clear(&self) {
+        self.dirty.store(false, Ordering::SeqCst);
+        let _ = self.look.notified().now_or_never();
+        let _ = self.wish.notified().now_or_never();
+    }
+
+    pub(super) fn look(&self) {
+        self.look.notify_one();
+    }
+}
+
+/// What comes after a round.
+enum Next {
+    /// Nothing is left to do.
+    Rest,
+    /// Look again now: this round got somewhere.
+    Again,
+    /// Look again now: something else is wanted.
+    Anew,
+    /// Look again after this long, or when something comes.
+    After(Duration),
+}
+
+/// The end of a round before its plan's.
+enum Stop {
+    /// Another wish has come.
+    Superseded,
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>) {
+    let inner = reconciler.0.clone();
+    let span = tracing::info_span!("reconcile", instance = %id);
+    let mut worker = Worker {
+        inner: &inner,
+        mailbox: &mailbox,
+        pending: Progress::default(),
+        identity: None,
+        run: None,
+        away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
+        told_away: false,
+    };
+    let work = async {
+        let mut plans = 0;
+        loop {
+            mailbox.clear();
+            let next = worker.round(id, plans >= PLANS).await;
+            plans = if matches!(next, Next::Again) { plans + 1 } else { 0 };
+            match next {
+                Next::Again | Next::Anew => {}
+                Next::Rest if mailbox.is_dirty() || !reconciler.retire(id, &mailbox) => {}
+                Next::Rest => return,
+                Next::After(wait) => tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = mailbox.look.notified() => {}
+                    () = mailbox.wish.notified() => {}
+                },
+            }
+        }
+    };
+    tokio::select! {
+        // Whatever step is under way may be left off: that is what steps are made for.
+        () = inner.stop.cancelled() => {}
+        () = work.instrument(span) => {}
+    }
+}
+
+pub(super) struct Worker<'a> {
+    pub(super) inner: &'a Inner,
+    mailbox: &'a Mailbox,
+    /// What is to be written: goes to the registry while the next step is taken.
+    pub(super) pending: Progress,
+    /// The one-time token's counterpart, for taking the owner.
+    pub(super) identity: Option<Identity>,
+    /// The run that was found healthy in this round.
+    pub(super) run: Option<String>,
+    /// How long to wait for something outside of this instance.
+    away: Backoff,
+    told_away: bool,
+}
+
+impl Worker<'_> {
+    async fn round(&mut self, id: InstanceId, endless: bool) -> Next {
+        self.pending = Progress::default();
+        self.run = None;
+        let mut row = match self.inner.read(id).await {
+            Ok(row) => row,
+            Err(registry::Error::NotFound) => return Next::Rest,
+            Err(error) => return self.wait_for_registry(&error),
+        };
+        if endless {
+            return self.failed(row, None, Failure::Endless).await;
+        }
+        let seen = match self.observe(&row).await {
+            Ok(seen) => seen,
+            Err(failure) => return self.failed(row, None, failure).await,
+        };
+        let steps = plan(&row, &seen, self.inner.parts.registry.now_ms());
+        if steps.is_empty() {
+            // Nobody tells when an engine that cannot be asked can be asked again.
+            let lost = seen.unit == Seen::Unknown;
+            return if lost { Next::After(self.away.next(&self.inner.parts.entropy)) } else { Next::Rest };
+        }
+        match steps.as_slice() {
+            [Step::WaitUntil(at)] => {
+                let wait = at.saturating_sub(self.inner.parts.registry.now_ms());
+                Next::After(Duration::from_millis(u64::try_from(wait).unwrap_or(0)))
+            }
+            [Step::LoseEngine] => self.lose_engine(row).await,
+            steps => match self.take(&mut row, steps).await {
+                Ok(()) => {
+                    self.away.reset();
+                    self.told_away = false;
+                    Next::Again
+                }
+                Err((_, Stop::Superseded)) => Next::Anew,
+                Err((step, Stop::Failed(failure))) => self.failed(row, Some(step), failure).await,
+            },
+        }
+    }
+
+    /// What is seen of it.
+    async fn observe(&self, row: &Row) -> Result<Observed, Failure> {
+        // After a start every instance is looked at: not all at once.
+        let _turn = self.inner.looks.acquire().await;
+        let folders = async { Ok(self.inner.parts.folders.observe(row).await?) };
+        let (unit, folders) = tokio::try_join!(self.observe_unit(row), folders)?;
+        Ok(Observed { unit, folders: folders.complete, config: folders.config })
+    }
+
+    async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
+        let engine = &self.inner.parts.engine;
+        let looked = async {
+            let Some(unit) = engine.observe(row.id).await? else { return Ok(Seen::Absent) };
+            let current = match engine.fingerprint(&self.inner.spec(row)).await {
+                Ok(fingerprint) => fingerprint == unit.fingerprint,
+                // What it would be made from is missing: no reason to take down what there is.
+                Err(error) if error.kind == ErrorKind::NotFound => true,
+                Err(error) => return Err(error),
+            };
+            Ok(Seen::Unit { unit, current })
+        };
+        match looked.await {
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                tracing::debug!(error = chain(&error), "the engine cannot be asked");
+                Ok(Seen::Unknown)
+            }
+            looked => Ok(looked?),
+        }
+    }
+
+    /// Takes the steps. What each means for the row is written while the next one is under way.
+    async fn take(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), (Step, Stop)> {
+        if row.phase == Phase::Unknown {
+            self.pending.events.push(NewEvent::of(EventCode::EngineBack));
+        }
+        let mut rest = steps;
+        while let Some((step, after)) = rest.split_first() {
+            // These need nothing of each other, and somebody who signs up waits for them all.
+            let several = if independent(step) { after.iter().take_while(|step| independent(step)).count() } else { 0 };
+            let at_once = &rest[..=several];
+            for step in at_once {
+                self.pending.then(outcome::before(&self.pending.applied_to(row.clone()), step));
+            }
+            self.write_and_act(row, at_once).await.map_err(|stop| (step.clone(), stop))?;
+            for step in at_once {
+                let after = self.means(|context| outcome::after(&self.pending.applied_to(row.clone()), step, context));
+                self.pending.then(after);
+            }
+            rest = &rest[at_once.len()..];
+        }
+        let last = steps.last().cloned().unwrap_or(Step::Settle(crate::plan::Goal::Ready));
+        self.write(row).await.map_err(|stop| (last, stop))
+    }
+
+    async fn write_and_act(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), Stop> {
+        if steps.iter().all(only_tells) {
+            return Ok(());
+        }
+        // What is told with the next step anyway needs no write of its own.
+        let rides = matches!(steps, [Step::UseConfig(_)]);
+        let progress = if rides { Progress::default() } else { std::mem::take(&mut self.pending) };
+        let before = progress.applied_to(row.clone());
+        let (inner, mailbox) = (self.inner, self.mailbox);
+        let acting = async {
+            let identity = &mut self.identity;
+            match steps {
+                [step @ Step::Register] => timed(step, inner.register(&before, identity)).await.map(|()| None),
+                steps => {
+                    let others = steps.iter().filter(|step| **step != Step::Identify);
+                    let acts = others.map(async |step| {
+                        let _permit = if asks_the_host(step) { inner.permits.acquire().await.ok() } else { None };
+                        timed(step, inner.act(&before, step)).await
+                    });
+                    let identify = async {
+                        match steps.contains(&Step::Identify) {
+                            true => timed(&Step::Identify, inner.identify(&before, identity)).await,
+                            false => Ok(()),
+                        }
+                    };
+                    // Each is brought to its end, also when another failed.
+                    let (acted, identified) = tokio::join!(join_all(acts), identify);
+                    let runs: Result<Vec<_>, Failure> = acted.into_iter().collect();
+                    runs.and_then(|runs| identified.map(|()| runs.into_iter().flatten().next()))
+                }
+            }
+        };
+        let both = async { tokio::join!(inner.write(row, &progress), acting) };
+        let (written, acted) = tokio::select! {
+            biased;
+            outcome = both => outcome,
+            // Whatever was under way may be left off: each step looks before it acts.
+            () = mailbox.wish.notified() => return Err(Stop::Superseded),
+        };
+        match written? {
+            Some(next) => *row = next,
+            None => return Err(Stop::Superseded),
+        }
+        if let Some(run) = acted? {
+            self.run = Some(run);
+        }
+        Ok(())
+    }
+
+    /// What something means at this time.
+    fn means(&self, meaning: impl FnOnce(&Context<'_>) -> Progress) -> Progress {
+        let parts = &self.inner.parts;
+        let wait_ms = |failures| {
+            let wait = backoff::wait(parts.config.first_retry, LONGEST_WAIT, failures, &parts.entropy);
+            i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
+        };
+        meaning(&Context {
+            now_ms: parts.registry.now_ms(),
+            began_ms: self.inner.began_ms,
+            run: self.run.as_deref(),
+            wait_ms: &wait_ms,
+        })
+    }
+
+    /// Writes what is pending.
+    async fn write(&mut self, row: &mut Row) -> Result<(), Stop> {
+        let progress = std::mem::take(&mut self.pending);
+        let settled = progress.ready.as_ref().is_some_and(Option::is_some);
+        *row = self.inner.write(row, &progress).await?.ok_or(Stop::Superseded)?;
+        if settled {
+            self.inner.tidy(row).await;
+        }
+        Ok(())
+    }
+
+    /// Says that the engine is lost, once; everything else stays as it was.
+    async fn lose_engine(&mut self, row: Row) -> Next {
+        let told = matches!(row.phase, Phase::Unknown | Phase::Failed | Phase::Deleted);
+        if !told {
+            let progress = outcome::engine_lost();
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+
+    /// Decides what a failure means: wait for somebody else, take the change back, try again, or give up.
+    async fn failed(&mut self, row: Row, step: Option<Step>, failure: Failure) -> Next {
+        let told = failure.told();
+        let name = step.as_ref().map_or("observe", step_name);
+        let cause = chain(&failure);
+        if failure.is_engine_lost() {
+            tracing::warn!(step = name, cause, "the engine cannot be asked");
+            return self.lose_engine(row).await;
+        }
+        if let Failure::Registry(error) = &failure {
+            return self.wait_for_registry(error);
+        }
+        if let Failure::Engine(error) = &failure
+            && error.kind == ErrorKind::NotFound
+            && matches!(step, Some(Step::Start | Step::Stop { .. } | Step::AwaitHealthy(_)))
+        {
+            // It vanished since it was seen: that changes the plan, and is nobody's failure yet.
+            tracing::info!(step = name, "the unit vanished");
+            return Next::Again;
+        }
+        tracing::warn!(step = name, code = told.code, cause, "a step failed");
+        let outside = match &failure {
+            Failure::Away(_) => true,
+            Failure::Engine(error) => error.kind == ErrorKind::Capacity,
+            _ => false,
+        };
+        if outside {
+            return self.wait(row, told).await;
+        }
+        if failure.is_unhealthy() {
+            // What did not become healthy must not be taken for a start that is still under way.
+            if let Err(error) = self.inner.parts.engine.stop(row.id).await {
+                tracing::info!(error = chain(&error), "it could not be stopped yet");
+            }
+        }
+        let progress = self.means(|context| outcome::failed(&row, told, failure.is_unhealthy(), context));
+        match self.inner.write(&row, &progress).await {
+            Ok(_) => Next::Again,
+            Err(error) => self.wait_for_registry(&error),
+        }
+    }
+
+    /// Waits for something outside, without counting an attempt; says so once.
+    async fn wait(&mut self, row: Row, told: contracts::deploy::InstanceError) -> Next {
+        if !self.told_away {
+            let progress = outcome::waiting(told);
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => self.told_away = true,
+                Ok(None) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+
+    fn wait_for_registry(&mut self, error: &registry::Error) -> Next {
+        tracing::warn!(error = chain(error), "the registry cannot be used; trying again");
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+}
+
+/// Takes a step's time.
+async fn timed<T>(step: &Step, acting: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let begun = Instant::now();
+    let outcome = acting.await;
+    let (name, took) = (step_name(step), begun.elapsed());
+    // What the worker does by itself has nothing to take time.
+    if !only_tells(step) && outcome.is_ok() {
+        metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
+        tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
+    }
+    outcome
+}
+
+/// Whether a step needs nothing of another that is so, which may be next to it in a plan.
+fn independent(step: &Step) -> bool {
+    matches!(step, Step::UseConfig(_) | Step::Create | Step::Identify)
+}
+
+/// Whether a step is nothing but what it means for the row.
+fn only_tells(step: &Step) -> bool {
+    matches!(step, Step::NoteDown | Step::NoteRestarted | Step::Settle(_) | Step::LoseEngine | Step::WaitUntil(_))
+}
+
+/// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
+fn asks_the_host(step: &Step) -> bool {
+    matches!(step, Step::Prepare | Step::Create | Step::Start | Step::Stop { .. } | Step::Remove)
+}
+
+pub(super) fn step_name(step: &Step) -> &'static str {
+    match step {
+        Step::LoseEngine => "lose_engine",
+        Step::WaitUntil(_) => "wait",
+        Step::NoteDown => "note_down",
+        Step::Prepare => "prepare",
+        Step::UseConfig(_) => "use_config",
+        Step::Stop { .. } => "stop",
+        Step::NoteRestarted => "note_restarted",
+        Step::Remove => "remove",
+        Step::Create => "create",
+        Step::Identify => "identify",
+        Step::Start => "start",
+        Step::AwaitHealthy(_) => "await_healthy",
+        Step::Register => "register",
+        Step::Settle(_) => "settle",
+    }
+}

@@ -1,0 +1,266 @@
+//! The registry: one row an instance, and its events, written together or not at all.
+//!
+//! The API writes wishes, the reconciler writes what came of them. Each write says which version of the row it was made
+//! from and changes nothing when that has passed: a wish is then made again on the newer row, and the reconciler looks
+//! again at what is wanted.
+
+mod progress;
+mod row;
+mod wishes;
+
+use clock::Clock;
+use contracts::{
+    AccountId, InstanceId, Slug,
+    deploy::{Event, EventCode},
+};
+use sqlx::{AssertSqlSafe, migrate::Migrator};
+use store::Store;
+
+pub use progress::Progress;
+pub use row::Row;
+pub use wishes::{Registered, Wish};
+
+use row::{Columns, EventColumns, word};
+
+/// The tables.
+pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/deploy-control");
+
+/// How many events one page has at most.
+pub const EVENT_PAGE: i64 = 200;
+
+/// Why the registry did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such instance, or it is another person's.
+    #[error("no such instance")]
+    NotFound,
+    /// The id is another person's or another slug's instance.
+    #[error("the id belongs to another instance")]
+    IdTaken,
+    /// The slug is, or was, another instance's.
+    #[error("the slug is taken")]
+    SlugTaken,
+    /// A column holds something that this program did not write.
+    #[error("the column {column} holds something unreadable")]
+    Corrupt {
+        /// Which.
+        column: &'static str,
+    },
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Something to be told of an instance, before it has a number and a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What.
+    pub code: EventCode,
+    /// Who.
+    pub actor: String,
+    /// More of it.
+    pub detail: Option<String>,
+}
+
+impl NewEvent {
+    /// Something Beaver did by itself.
+    pub fn of(code: EventCode) -> Self {
+        Self { code, actor: "beaver".into(), detail: None }
+    }
+
+    /// The same, with more of it.
+    #[must_use]
+    pub fn detail(self, detail: impl ToString) -> Self {
+        Self { detail: Some(detail.to_string()), ..self }
+    }
+}
+
+/// The instances and their events. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    store: Store,
+    clock: Clock,
+}
+
+impl Registry {
+    /// The registry in this database.
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
+    /// The database, for readiness.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What time it is, in Unix milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// An instance.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Database`].
+    pub async fn get(&self, id: InstanceId) -> Result<Row, Error> {
+        let found = sqlx::query_as::<_, Columns>("SELECT * FROM instances WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(self.store.pool())
+            .await?;
+        found.ok_or(Error::NotFound)?.try_into()
+    }
+
+    /// A person's instance.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] also when it is another person's; [`Error::Database`].
+    pub async fn get_owned(&self, id: InstanceId, account: AccountId) -> Result<Row, Error> {
+        self.get(id).await.and_then(|row| owned(row, account))
+    }
+
+    /// A person's instance, by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] also when it is another person's; [`Error::Database`].
+    pub async fn by_slug(&self, slug: &Slug, account: AccountId) -> Result<Row, Error> {
+        let found = sqlx::query_as::<_, Columns>("SELECT * FROM instances WHERE slug = $1")
+            .bind(slug.as_str())
+            .fetch_optional(self.store.pool())
+            .await?;
+        owned(found.ok_or(Error::NotFound)?.try_into()?, account)
+    }
+
+    /// Up to `limit` instances after another, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no instance `after`; [`Error::Database`].
+    pub async fn page(&self, after: Option<InstanceId>, limit: i64) -> Result<Vec<Row>, Error> {
+        let after = match after {
+            Some(id) => self.get(id).await?.number,
+            None => 0,
+        };
+        let rows = sqlx::query_as::<_, Columns>("SELECT * FROM instances WHERE number > $1 ORDER BY number LIMIT $2")
+            .bind(after)
+            .bind(limit)
+            .fetch_all(self.store.pool())
+            .await?;
+        rows.into_iter().map(Row::try_from).collect()
+    }
+
+    /// Every instance, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn all(&self) -> Result<Vec<Row>, Error> {
+        self.page(None, i64::MAX).await
+    }
+
+    /// The oldest [`EVENT_PAGE`] events after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn events(&self, id: InstanceId, after: i64) -> Result<Vec<Event>, Error> {
+        let sql = "SELECT seq, at_ms, code, actor, detail FROM events WHERE instance_id = $1 AND seq > $2 \
+                   ORDER BY seq LIMIT $3";
+        let events = sqlx::query_as::<_, EventColumns>(sql)
+            .bind(id.to_string())
+            .bind(after)
+            .bind(EVENT_PAGE)
+            .fetch_all(self.store.pool())
+            .await?;
+        events.into_iter().map(Event::try_from).collect()
+    }
+}
+
+fn owned(row: Row, account: AccountId) -> Result<Row, Error> {
+    if row.account_id == account { Ok(row) } else { Err(Error::NotFound) }
+}
+
+/// Writes the whole row, and the events after its `last_event`, in one transaction; the row as it is then.
+///
+/// `None` when the row is no longer the one that `row` was made from: then nothing is written.
+async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) -> Result<Option<Row>, Error> {
+    let (read_version, read_event) = (row.version, row.last_event);
+    row.version += 1;
+    row.last_event += events.len() as i64;
+    row.updated_at_ms = now_ms;
+    let mut transaction = store.begin().await?;
+    let changed = sqlx::query(
+        "UPDATE instances SET desired = $1, generation = $2, restart_generation = $3, config_generation = $4, \
+         observed_generation = $5, applied_restart_generation = $6, applied_config_generation = $7, \
+         refused_config_generation = $8, phase = $9, route = $10, registered = $11, ready_run = $12, ready_at_ms = $13, \
+         attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
+         last_event = $19, updated_at_ms = $20 WHERE id = $21 AND version = $22",
+    )
+    .bind(word(&row.desired))
+    .bind(row.generation)
+    .bind(row.restart_generation)
+    .bind(row.config_generation)
+    .bind(row.observed_generation)
+    .bind(row.applied_restart_generation)
+    .bind(row.applied_config_generation)
+    .bind(row.refused_config_generation)
+    .bind(word(&row.phase))
+    .bind(row.route.as_ref().map(word).unwrap_or_default())
+    .bind(i64::from(row.registered))
+    .bind(&row.ready_run)
+    .bind(row.ready_at_ms)
+    .bind(row.attempts)
+    .bind(row.next_attempt_at_ms)
+    .bind(row.error.as_ref().map(|error| &error.code))
+    .bind(row.error.as_ref().map(|error| &error.detail))
+    .bind(row.version)
+    .bind(row.last_event)
+    .bind(row.updated_at_ms)
+    .bind(row.id.to_string())
+    .bind(read_version)
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    if changed == 0 {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
+    insert_events(&mut transaction, &row, read_event, events, now_ms).await?;
+    transaction.commit().await?;
+    Ok(Some(row))
+}
+
+async fn insert_events(
+    transaction: &mut store::Transaction,
+    row: &Row,
+    after: i64,
+    events: &[NewEvent],
+    now_ms: i64,
+) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    // One statement: each is a round trip, and on SQLite a turn of the one writer.
+    let tuples: Vec<String> = (0..events.len())
+        .map(|n| (1..=6).map(|c| format!("${}", n * 6 + c)).collect::<Vec<_>>().join(", "))
+        .map(|placeholders| format!("({placeholders})"))
+        .collect();
+    let sql = format!("INSERT INTO events (instance_id, seq, at_ms, code, actor, detail) VALUES {}", tuples.join(", "));
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for (seq, event) in (after + 1..).zip(events) {
+        query = query
+            .bind(row.id.to_string())
+            .bind(seq)
+            .bind(now_ms)
+            .bind(word(&event.code))
+            .bind(&event.actor)
+            .bind(&event.detail);
+    }
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! What the reconciler writes: how far an instance is, and what happened on the way.
+
+use contracts::{
+    deploy::{InstanceError, Phase},
+    routes::RouteState,
+};
+
+use super::{Error, NewEvent, Registry, Row};
+
+/// Changes to a row, and the events that tell of them. `None` leaves a column as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What is.
+    pub phase: Option<Phase>,
+    /// What the router is told.
+    pub route: Option<RouteState>,
+    /// The wish that is fulfilled.
+    pub observed_generation: Option<i64>,
+    /// The restart after which it was down.
+    pub applied_restart_generation: Option<i64>,
+    /// The configuration in force.
+    pub applied_config_generation: Option<i64>,
+    /// The configuration that did not hold.
+    pub refused_config_generation: Option<i64>,
+    /// Whether it has its owner.
+    pub registered: Option<bool>,
+    /// The run found healthy, and when; or that there is none any more.
+    pub ready: Option<Option<(String, i64)>>,
+    /// Failed attempts, and when the next may be.
+    pub attempts: Option<(i64, i64)>,
+    /// Why something did not hold; or that nothing is wrong any more.
+    pub error: Option<Option<InstanceError>>,
+    /// What happened, in order.
+    pub events: Vec<NewEvent>,
+}
+
+impl Progress {
+    /// Puts later changes over these: what both set is as the later says, and events follow each other.
+    pub fn then(&mut self, later: Self) {
+        let Self {
+            phase,
+            route,
+            observed_generation,
+            applied_restart_generation,
+            applied_config_generation,
+            refused_config_generation,
+            registered,
+            ready,
+            attempts,
+            error,
+            mut events,
+        } = later;
+        self.phase = phase.or(self.phase);
+        self.route = route.or(self.route);
+        self.observed_generation = observed_generation.or(self.observed_generation);
+        self.applied_restart_generation = applied_restart_generation.or(self.applied_restart_generation);
+        self.applied_config_generation = applied_config_generation.or(self.applied_config_generation);
+        self.refused_config_generation = refused_config_generation.or(self.refused_config_generation);
+        self.registered = registered.or(self.registered);
+        self.ready = ready.or(self.ready.take());
+        self.attempts = attempts.or(self.attempts);
+        self.error = error.or(self.error.take());
+        self.events.append(&mut events);
+    }
+
+    /// The row with these changes.
+    pub fn applied_to(&self, mut row: Row) -> Row {
+        row.phase = self.phase.unwrap_or(row.phase);
+        row.route = self.route.or(row.route);
+        row.observed_generation = self.observed_generation.unwrap_or(row.observed_generation);
+        row.applied_restart_generation = self.applied_restart_generation.unwrap_or(row.applied_restart_generation);
+        row.applied_config_generation = self.applied_config_generation.unwrap_or(row.applied_config_generation);
+        row.refused_config_generation = self.refused_config_generation.unwrap_or(row.refused_config_generation);
+        row.registered = self.registered.unwrap_or(row.registered);
+        if let Some(ready) = &self.ready {
+            (row.ready_run, row.ready_at_ms) = ready.clone().unzip();
+        }
+        (row.attempts, row.next_attempt_at_ms) = self.attempts.unwrap_or((row.attempts, row.next_attempt_at_ms));
+        if let Some(error) = &self.error {
+            row.error.clone_from(error);
+        }
+        row
+    }
+}
+
+impl Registry {
+    /// Writes what came of working on `row`; the row as it is then. `None` when it has changed since it was read, which
+    /// only a wish does: then nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn record(&self, row: &Row, progress: &Progress) -> Result<Option<Row>, Error> {
+        let next = progress.applied_to(row.clone());
+        if next == *row && progress.events.is_empty() {
+            return Ok(Some(next));
+        }
+        super::write(&self.store, next, &progress.events, self.now_ms()).await
+    }
+}

@@ -1,0 +1,196 @@
+//! An instance's row, and the words its columns are written in.
+
+use contracts::{
+    AccountId, InstanceId, Slug,
+    deploy::{Desired, Event, Instance, InstanceError, Phase},
+    routes::{Route, RouteState},
+};
+use serde::{Deserialize, Serialize, de::value::StrDeserializer};
+
+use super::Error;
+
+/// An instance, as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its id.
+    pub id: InstanceId,
+    /// Counts instances from 1; part of its user id.
+    pub number: i64,
+    /// Its name.
+    pub slug: Slug,
+    /// Its owner.
+    pub account_id: AccountId,
+    /// What is wanted.
+    pub desired: Desired,
+    /// Counts every wish.
+    pub generation: i64,
+    /// The wish that is fulfilled.
+    pub observed_generation: i64,
+    /// Counts wishes to be restarted.
+    pub restart_generation: i64,
+    /// The newest of them after which it was down.
+    pub applied_restart_generation: i64,
+    /// Counts configurations.
+    pub config_generation: i64,
+    /// The configuration in force.
+    pub applied_config_generation: i64,
+    /// The newest configuration that did not hold.
+    pub refused_config_generation: i64,
+    /// What is.
+    pub phase: Phase,
+    /// What the router was told last; `None` before the first time.
+    pub route: Option<RouteState>,
+    /// Whether it has its owner and its own identity.
+    pub registered: bool,
+    /// Which run of its container was found healthy.
+    pub ready_run: Option<String>,
+    /// When that was.
+    pub ready_at_ms: Option<i64>,
+    /// Attempts that failed since the last wish or quiet time.
+    pub attempts: i64,
+    /// Not before this is it tried again.
+    pub next_attempt_at_ms: i64,
+    /// Why it is failed, or why the last change did not hold.
+    pub error: Option<InstanceError>,
+    /// Counts writes of this row.
+    pub version: i64,
+    /// The newest event's seq.
+    pub last_event: i64,
+    /// When it was accepted.
+    pub created_at_ms: i64,
+    /// When anything of this last changed.
+    pub updated_at_ms: i64,
+}
+
+impl Row {
+    /// The configuration that it should run with: the newest that was not refused.
+    pub fn config_target(&self) -> i64 {
+        if self.config_generation > self.refused_config_generation {
+            self.config_generation
+        } else {
+            self.applied_config_generation
+        }
+    }
+
+    /// Whether a wish to be restarted is open.
+    pub fn restart_pending(&self) -> bool {
+        self.restart_generation > self.applied_restart_generation
+    }
+
+    /// As its owner and the operator may know it.
+    pub fn instance(&self, origin: String) -> Instance {
+        Instance {
+            id: self.id,
+            slug: self.slug.clone(),
+            account_id: self.account_id,
+            origin,
+            desired: self.desired,
+            phase: self.phase,
+            error: self.error.clone(),
+            generation: self.generation,
+            observed_generation: self.observed_generation,
+            config_generation: self.config_generation,
+            applied_config_generation: self.applied_config_generation,
+            created_at_ms: self.created_at_ms,
+            updated_at_ms: self.updated_at_ms,
+        }
+    }
+
+    /// As the router must know it; `None` while it need not.
+    pub fn route(&self) -> Option<Route> {
+        Some(Route { slug: self.slug.clone(), instance_id: self.id, account_id: self.account_id, state: self.route? })
+    }
+}
+
+/// The word that an enum of the contracts has on the wire; columns hold the same.
+pub(super) fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("an enum without data is written as a string, not {other:?}"),
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(column: &'static str, word: &'a str) -> Result<T, Error> {
+    T::deserialize(StrDeserializer::<serde::de::value::Error>::new(word)).map_err(|_| Error::Corrupt { column })
+}
+
+/// The columns as the driver gives them.
+#[derive(sqlx::FromRow)]
+pub(super) struct Columns {
+    id: String,
+    number: i64,
+    slug: String,
+    account_id: String,
+    desired: String,
+    generation: i64,
+    observed_generation: i64,
+    restart_generation: i64,
+    applied_restart_generation: i64,
+    config_generation: i64,
+    applied_config_generation: i64,
+    refused_config_generation: i64,
+    phase: String,
+    route: String,
+    registered: i64,
+    ready_run: Option<String>,
+    ready_at_ms: Option<i64>,
+    attempts: i64,
+    next_attempt_at_ms: i64,
+    error_code: Option<String>,
+    error_detail: Option<String>,
+    version: i64,
+    last_event: i64,
+    created_at_ms: i64,
+    updated_at_ms: i64,
+}
+
+impl TryFrom<Columns> for Row {
+    type Error = Error;
+
+    fn try_from(c: Columns) -> Result<Self, Error> {
+        Ok(Self {
+            id: c.id.parse().map_err(|_| Error::Corrupt { column: "id" })?,
+            number: c.number,
+            slug: Slug::parse(&c.slug).map_err(|_| Error::Corrupt { column: "slug" })?,
+            account_id: c.account_id.parse().map_err(|_| Error::Corrupt { column: "account_id" })?,
+            desired: read("desired", &c.desired)?,
+            generation: c.generation,
+            observed_generation: c.observed_generation,
+            restart_generation: c.restart_generation,
+            applied_restart_generation: c.applied_restart_generation,
+            config_generation: c.config_generation,
+            applied_config_generation: c.applied_config_generation,
+            refused_config_generation: c.refused_config_generation,
+            phase: read("phase", &c.phase)?,
+            route: if c.route.is_empty() { None } else { Some(read("route", &c.route)?) },
+            registered: c.registered != 0,
+            ready_run: c.ready_run,
+            ready_at_ms: c.ready_at_ms,
+            attempts: c.attempts,
+            next_attempt_at_ms: c.next_attempt_at_ms,
+            error: c.error_code.map(|code| InstanceError { code, detail: c.error_detail.unwrap_or_default() }),
+            version: c.version,
+            last_event: c.last_event,
+            created_at_ms: c.created_at_ms,
+            updated_at_ms: c.updated_at_ms,
+        })
+    }
+}
+
+/// An event's columns as the driver gives them.
+#[derive(sqlx::FromRow)]
+pub(super) struct EventColumns {
+    seq: i64,
+    at_ms: i64,
+    code: String,
+    actor: String,
+    detail: Option<String>,
+}
+
+impl TryFrom<EventColumns> for Event {
+    type Error = Error;
+
+    fn try_from(c: EventColumns) -> Result<Self, Error> {
+        Ok(Self { seq: c.seq, at_ms: c.at_ms, code: read("code", &c.code)?, actor: c.actor, detail: c.detail })
+    }
+}

@@ -1,0 +1,164 @@
+//! The registry on each kind of database.
+
+use clock::ManualClock;
+use contracts::deploy::{Desired, Phase, RegisterInstance};
+use store::testing::TestStore;
+use uuid::Uuid;
+
+use super::*;
+
+struct Fixture {
+    registry: Registry,
+    hand: ManualClock,
+    store: TestStore,
+}
+
+async fn each() -> Vec<Fixture> {
+    let stores = store::testing::databases(&MIGRATOR).await;
+    let fixture = |store: TestStore| {
+        let (clock, hand) = Clock::manual(1_000);
+        Fixture { registry: Registry::new(store.clone(), clock), hand, store }
+    };
+    stores.into_iter().map(fixture).collect()
+}
+
+fn wanted(n: u128, slug: &str) -> RegisterInstance {
+    RegisterInstance {
+        instance_id: InstanceId::from_uuid(Uuid::from_u128(n)),
+        account_id: AccountId::from_uuid(Uuid::from_u128(n + 1_000)),
+        slug: Slug::parse(slug).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn registering_twice_makes_one_and_names_are_unique() {
+    for Fixture { registry, store, .. } in each().await {
+        let alice = wanted(1, "alice");
+        let first = registry.register(&alice).await.unwrap();
+        assert!(first.new, "{}", store.name());
+        assert_eq!((first.row.number, first.row.phase, first.row.generation), (1, Phase::Accepted, 1));
+        assert_eq!(registry.register(&alice).await.unwrap(), Registered { new: false, ..first.clone() });
+
+        let slug_taken = registry.register(&wanted(2, "alice")).await.unwrap_err();
+        assert!(matches!(slug_taken, Error::SlugTaken), "{slug_taken}");
+        let id_taken =
+            registry.register(&RegisterInstance { slug: "bob".parse().unwrap(), ..alice }).await.unwrap_err();
+        assert!(matches!(id_taken, Error::IdTaken), "{id_taken}");
+        assert_eq!(registry.register(&wanted(3, "carol")).await.unwrap().row.number, 2);
+        assert_eq!(registry.all().await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
+    for Fixture { registry, store, .. } in each().await {
+        let many = (0..50).map(|n| {
+            let registry = registry.clone();
+            async move { registry.register(&wanted(n, &format!("user-{n}"))).await.unwrap().row.number }
+        });
+        let mut numbers = futures_util::future::join_all(many).await;
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=50).collect::<Vec<_>>(), "{}", store.name());
+
+        let same = (100..150).map(|n| {
+            let registry = registry.clone();
+            async move { registry.register(&wanted(n, "same")).await.is_ok() }
+        });
+        let won = futures_util::future::join_all(same).await.into_iter().filter(|won| *won).count();
+        assert_eq!(won, 1, "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn another_persons_instance_is_not_there() {
+    for Fixture { registry, .. } in each().await {
+        let alice = wanted(1, "alice");
+        registry.register(&alice).await.unwrap();
+        let bob = wanted(2, "bob").account_id;
+        for refused in [
+            registry.get_owned(alice.instance_id, bob).await,
+            registry.by_slug(&alice.slug, bob).await,
+            registry.wish(alice.instance_id, bob, Wish::Stop).await,
+        ] {
+            assert!(matches!(refused, Err(Error::NotFound)), "{refused:?}");
+        }
+        assert_eq!(registry.by_slug(&alice.slug, alice.account_id).await.unwrap().id, alice.instance_id);
+    }
+}
+
+#[tokio::test]
+async fn wishes_count_once_and_tell_who() {
+    for Fixture { registry, hand, .. } in each().await {
+        let alice = wanted(1, "alice");
+        let (id, account) = (alice.instance_id, alice.account_id);
+        registry.register(&alice).await.unwrap();
+        hand.advance_ms(5);
+        let stopped = registry.wish(id, account, Wish::Stop).await.unwrap();
+        assert_eq!((stopped.desired, stopped.generation, stopped.updated_at_ms), (Desired::Stopped, 2, 1_005));
+        assert_eq!(registry.wish(id, account, Wish::Stop).await.unwrap(), stopped, "nothing new");
+        assert_eq!(registry.wish(id, account, Wish::Retry).await.unwrap(), stopped, "nothing to retry");
+        let restarted = registry.wish(id, account, Wish::Restart).await.unwrap();
+        assert_eq!((restarted.desired, restarted.restart_generation), (Desired::Running, 1));
+        let configured = registry.wish(id, account, Wish::Configure(1)).await.unwrap();
+        assert_eq!((configured.config_generation, configured.config_target()), (1, 1));
+
+        let told: Vec<_> =
+            registry.events(id, 0).await.unwrap().into_iter().map(|e| (e.seq, e.code, e.detail)).collect();
+        assert_eq!(
+            told,
+            [
+                (1, EventCode::Accepted, None),
+                (2, EventCode::StopRequested, None),
+                (3, EventCode::RestartRequested, None),
+                (4, EventCode::ConfigRequested, Some("1".into())),
+            ]
+        );
+        assert_eq!(registry.events(id, 3).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_worked_out_for_an_older_wish_is_not_written() {
+    for Fixture { registry, store, .. } in each().await {
+        let alice = wanted(1, "alice");
+        let read = registry.register(&alice).await.unwrap().row;
+        let wish = registry.wish(alice.instance_id, alice.account_id, Wish::Stop).await.unwrap();
+        let late =
+            Progress { phase: Some(Phase::Ready), events: vec![NewEvent::of(EventCode::Ready)], ..Progress::default() };
+        assert_eq!(registry.record(&read, &late).await.unwrap(), None, "{}", store.name());
+        assert_eq!(registry.get(alice.instance_id).await.unwrap(), wish);
+        assert_eq!(registry.events(alice.instance_id, 0).await.unwrap().len(), 2);
+
+        let written = registry.record(&wish, &late).await.unwrap().unwrap();
+        assert_eq!(registry.get(alice.instance_id).await.unwrap(), written);
+        assert_eq!((written.phase, written.last_event), (Phase::Ready, 3));
+    }
+}
+
+#[tokio::test]
+async fn every_column_comes_back_as_it_was_written() {
+    for Fixture { registry, .. } in each().await {
+        let row = registry.register(&wanted(1, "alice")).await.unwrap().row;
+        let progress = Progress {
+            phase: Some(Phase::Failed),
+            route: Some(contracts::routes::RouteState::Failed),
+            observed_generation: Some(1),
+            applied_restart_generation: Some(2),
+            applied_config_generation: Some(3),
+            refused_config_generation: Some(4),
+            registered: Some(true),
+            ready: Some(Some(("run-1".into(), 77))),
+            attempts: Some((5, 99)),
+            error: Some(Some(contracts::deploy::InstanceError {
+                code: "crash_loop".into(),
+                detail: "It fell.".into(),
+            })),
+            events: vec![NewEvent::of(EventCode::AttemptFailed).detail("crash_loop"), NewEvent::of(EventCode::Failed)],
+        };
+        let written = registry.record(&row, &progress).await.unwrap().unwrap();
+        assert_eq!(written, registry.get(row.id).await.unwrap());
+        assert_eq!(written.ready_run.as_deref(), Some("run-1"));
+        let seqs: Vec<_> = registry.events(row.id, 0).await.unwrap().iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, [1, 2, 3]);
+    }
+}

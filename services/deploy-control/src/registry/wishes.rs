@@ -1,0 +1,165 @@
+//! What people and services want of instances.
+
+use contracts::{
+    AccountId, InstanceId,
+    deploy::{Desired, EventCode, Phase, RegisterInstance},
+};
+
+use super::{Columns, Error, NewEvent, Registry, Row, insert_events, word};
+
+/// How often a write that lost against another is tried again.
+const TRIES: u32 = 8;
+
+/// Something wanted of an instance that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Down.
+    Stop,
+    /// Up.
+    Start,
+    /// Down and up again.
+    Restart,
+    /// Another attempt, now.
+    Retry,
+    /// This configuration, whose file is in its place already.
+    Configure(i64),
+}
+
+/// What came of a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The instance.
+    pub row: Row,
+    /// Whether this call made it.
+    pub new: bool,
+}
+
+impl Registry {
+    /// Takes an instance in; the same call again finds it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::IdTaken`], [`Error::SlugTaken`], [`Error::Database`].
+    pub async fn register(&self, wanted: &RegisterInstance) -> Result<Registered, Error> {
+        let mut tries = TRIES;
+        loop {
+            match self.get(wanted.instance_id).await {
+                Ok(row) if row.account_id == wanted.account_id && row.slug == wanted.slug => {
+                    return Ok(Registered { row, new: false });
+                }
+                Ok(_) => return Err(Error::IdTaken),
+                Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+            let taken = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM instances WHERE slug = $1")
+                .bind(wanted.slug.as_str())
+                .fetch_one(self.store.pool())
+                .await?;
+            if taken > 0 {
+                return Err(Error::SlugTaken);
+            }
+            tries -= 1;
+            match self.insert(wanted).await {
+                Ok(row) => return Ok(Registered { row, new: true }),
+                // Somebody took the id or the slug in between: look again which.
+                Err(Error::Database(error)) if store::is_unique_violation(&error) && tries > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn insert(&self, wanted: &RegisterInstance) -> Result<Row, Error> {
+        let now_ms = self.now_ms();
+        let mut transaction = self.store.begin().await?;
+        let number: i64 =
+            sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = 'instance' RETURNING newest")
+                .fetch_one(&mut *transaction)
+                .await?;
+        let columns = sqlx::query_as::<_, Columns>(
+            "INSERT INTO instances (id, number, slug, account_id, desired, generation, restart_generation, \
+             config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
+             refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
+             created_at_ms, updated_at_ms) \
+             VALUES ($1, $2, $3, $4, $5, 1, 0, 0, 0, 0, 0, 0, $6, '', 0, 0, 0, 1, 1, $7, $8) RETURNING *",
+        )
+        .bind(wanted.instance_id.to_string())
+        .bind(number)
+        .bind(wanted.slug.as_str())
+        .bind(wanted.account_id.to_string())
+        .bind(word(&Desired::Running))
+        .bind(word(&Phase::Accepted))
+        .bind(now_ms)
+        .bind(now_ms)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let row = Row::try_from(columns)?;
+        let event = NewEvent { code: EventCode::Accepted, actor: wanted.account_id.to_string(), detail: None };
+        insert_events(&mut transaction, &row, 0, &[event], now_ms).await?;
+        transaction.commit().await?;
+        Ok(row)
+    }
+
+    /// Writes a wish down; the row with it. A wish that is fulfilled already changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] also when it is another person's; [`Error::Database`].
+    pub async fn wish(&self, id: InstanceId, account: AccountId, wish: Wish) -> Result<Row, Error> {
+        for _ in 0..TRIES {
+            let row = self.get_owned(id, account).await?;
+            if row.desired == Desired::Deleted {
+                return Err(Error::NotFound);
+            }
+            let Some((next, code)) = wished(row.clone(), wish) else { return Ok(row) };
+            let detail = (next.config_generation != row.config_generation).then(|| next.config_generation.to_string());
+            let event = NewEvent { code, actor: account.to_string(), detail };
+            if let Some(written) = super::write(&self.store, next, &[event], self.now_ms()).await? {
+                return Ok(written);
+            }
+            // The reconciler or another wish was quicker: on what is true now.
+        }
+        // Busy beyond reason; the caller tells people to try again.
+        Err(Error::Database(sqlx::Error::PoolTimedOut))
+    }
+}
+
+/// The row with the wish in it, and how it is told; `None` when there is nothing to change.
+fn wished(mut row: Row, wish: Wish) -> Option<(Row, EventCode)> {
+    let running = row.desired == Desired::Running;
+    let failed = row.phase == Phase::Failed;
+    let code = match wish {
+        Wish::Stop if row.desired == Desired::Stopped => return None,
+        Wish::Stop => {
+            row.desired = Desired::Stopped;
+            // From here on its end is no surprise, also when another wish comes before the end was written down.
+            row.ready_run = None;
+            EventCode::StopRequested
+        }
+        Wish::Start if running && !failed => return None,
+        Wish::Start => {
+            row.desired = Desired::Running;
+            EventCode::StartRequested
+        }
+        Wish::Restart => {
+            row.desired = Desired::Running;
+            row.restart_generation += 1;
+            EventCode::RestartRequested
+        }
+        Wish::Retry if !running || (!failed && row.attempts == 0) => return None,
+        Wish::Retry => EventCode::RetryRequested,
+        Wish::Configure(generation) if generation <= row.config_generation => return None,
+        Wish::Configure(generation) => {
+            row.config_generation = generation;
+            EventCode::ConfigRequested
+        }
+    };
+    row.generation += 1;
+    // Somebody cares again: everything gets its full number of attempts, at once.
+    row.attempts = 0;
+    row.next_attempt_at_ms = 0;
+    row.error = None;
+    if failed && row.desired == Desired::Running {
+        row.phase = if row.registered { Phase::Starting } else { Phase::Accepted };
+    }
+    Some((row, code))
+}

@@ -1,0 +1,290 @@
+//! The API as callers meet it: who may call, what is refused and how, streams.
+
+mod support;
+
+use std::time::Duration;
+
+use contracts::{
+    ProblemDetails,
+    deploy::{Desired, EventCode, Instance, InstanceList, InstanceUpdate, Phase},
+    routes::{RouteMessage, RouteState},
+};
+use http::StatusCode;
+use serde_json::json;
+use support::{Person, TOKEN, reader::Reader, sqlite_world, worlds};
+
+#[tokio::test]
+async fn nothing_is_answered_without_the_token() {
+    let mut world = sqlite_world().await;
+    let previous = "another-token-that-is-long-enough-000";
+    world.config.tokens.push(previous.to_owned().into());
+    let service = world.start().await;
+    let alice = Person::named("alice");
+    let instance = format!("/api/instances/{}", alice.id);
+    for (method, path) in [
+        ("POST", "/api/instances/register".to_owned()),
+        ("POST", "/api/instances/resolve".into()),
+        ("POST", "/api/instances/configure-provider".into()),
+        ("GET", "/api/instances".into()),
+        ("POST", format!("{instance}/stop")),
+        ("POST", format!("{instance}/start")),
+        ("POST", format!("{instance}/restart")),
+        ("POST", format!("{instance}/retry")),
+        ("GET", format!("{instance}/events?account_id={}", alice.account)),
+        ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
+        ("GET", "/api/routes".into()),
+    ] {
+        let url = format!("{}{path}", service.base);
+        for token in [None, Some("wrong"), Some(&TOKEN[1..])] {
+            let mut request = service.client.request(method.parse().unwrap(), &url).json(&alice.wanted());
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 401, "{method} {path}");
+            assert_eq!(response.json::<ProblemDetails>().await.unwrap().code, "service_token_required");
+        }
+    }
+    let url = format!("{}/api/instances", service.base);
+    assert_eq!(service.client.get(url).bearer_auth(previous).send().await.unwrap().status(), 200);
+    let (_, list) = service.get::<InstanceList>("/api/instances").await;
+    assert!(list.instances.is_empty(), "nothing was taken");
+    let described: serde_json::Value =
+        service.client.get(format!("{}/openapi.json", service.base)).send().await.unwrap().json().await.unwrap();
+    assert_eq!(described["paths"].as_object().unwrap().len(), 11, "every call is described");
+}
+
+#[tokio::test]
+async fn another_persons_instance_is_not_found_whatever_is_asked() {
+    for world in worlds().await {
+        let service = world.start().await;
+        let (alice, bob) = (Person::named("alice"), Person::named("bobby"));
+        service.register(&alice).await;
+        let before = service.settled(&alice, Phase::Ready).await;
+
+        let thief = json!({ "account_id": bob.account });
+        let mut posts =
+            vec![("/api/instances/resolve".to_owned(), json!({ "account_id": bob.account, "slug": alice.slug }))];
+        for wish in ["stop", "start", "restart", "retry"] {
+            posts.push((format!("/api/instances/{}/{wish}", alice.id), thief.clone()));
+        }
+        // Also with a provider that would be refused: that too would tell that the instance is there.
+        for key in ["sk-1", ""] {
+            let body = Person { id: alice.id, ..bob.clone() }.provider(key);
+            posts.push(("/api/instances/configure-provider".into(), body));
+        }
+        for (path, body) in posts {
+            let (status, problem) = service.post::<ProblemDetails>(&path, &body).await;
+            assert_eq!((status, problem.code.as_str()), (StatusCode::NOT_FOUND, "instance_not_found"), "{path}");
+        }
+        for path in ["events", "events/stream"] {
+            let path = format!("/api/instances/{}/{path}?account_id={}", alice.id, bob.account);
+            assert_eq!(service.get::<ProblemDetails>(&path).await.1.code, "instance_not_found", "{path}");
+        }
+        assert_eq!(service.instance(&alice).await, before, "{}", world.store.name());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_with_its_reason() {
+    for world in worlds().await {
+        let service = world.start().await;
+        let alice = Person::named("alice");
+        service.register(&alice).await;
+        let register = |change: serde_json::Value| {
+            let mut body = serde_json::to_value(Person::named("carol").wanted()).unwrap();
+            body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            body
+        };
+        for (change, status, code) in [
+            (json!({ "slug": "alice" }), 409, "slug_taken"),
+            (json!({ "slug": "admin" }), 409, "slug_reserved"),
+            (json!({ "instance_id": alice.id }), 409, "instance_id_taken"),
+            (json!({ "slug": "Carol" }), 400, "invalid_request"),
+            (json!({ "instance_id": "i-../../etc" }), 400, "invalid_request"),
+            (json!({ "privileged": true }), 400, "invalid_request"),
+            (json!({ "image": "other" }), 400, "invalid_request"),
+        ] {
+            let (answered, problem) =
+                service.post::<ProblemDetails>("/api/instances/register", &register(change)).await;
+            assert_eq!((answered.as_u16(), problem.code.as_str()), (status, code));
+        }
+        for (member, value, code) in [
+            ("base_url", json!("ftp://x"), "provider_base_url_invalid"),
+            ("model", json!("a\nb"), "provider_model_invalid"),
+            ("api_key", json!("a\nb"), "provider_key_invalid"),
+            ("api_key", json!("a\u{0}b"), "provider_key_invalid"),
+        ] {
+            let mut body = alice.provider("sk-1");
+            body["provider"][member] = value;
+            let (status, problem) = service.post::<ProblemDetails>("/api/instances/configure-provider", &body).await;
+            assert_eq!((status.as_u16(), problem.code.as_str(), problem.field.as_deref()), (422, code, Some(member)));
+        }
+        for path in ["/api/instances/x/stop", "/api/instances/i-0/stop", "/api/instances/..%2f..%2fx/stop"] {
+            let body = json!({ "account_id": alice.account });
+            let (status, problem) = service.post::<ProblemDetails>(path, &body).await;
+            assert_eq!((status.as_u16(), problem.code.as_str()), (404, "instance_not_found"), "{path}");
+        }
+        assert_eq!(service.get::<InstanceList>("/api/instances").await.1.instances.len(), 1, "{}", world.store.name());
+        let path = format!("/api/instances/{}/events", alice.id);
+        assert_eq!(service.get::<ProblemDetails>(&path).await.1.code, "invalid_request", "for whom?");
+    }
+}
+
+#[tokio::test]
+async fn the_list_has_pages() {
+    for world in worlds().await {
+        let service = world.start().await;
+        let mut expected = Vec::new();
+        for n in 0..5 {
+            expected.push(service.register(&Person::named(&format!("user-{n}"))).await.id);
+        }
+        let (mut seen, mut path) = (Vec::new(), "/api/instances?limit=2".to_owned());
+        let mut pages = 0;
+        loop {
+            let (_, page) = service.get::<InstanceList>(&path).await;
+            seen.extend(page.instances.iter().map(|instance| instance.id));
+            pages += 1;
+            let Some(next) = page.next else { break };
+            path = format!("/api/instances?limit=2&after={next}");
+        }
+        assert_eq!((seen, pages), (expected, 3), "{}", world.store.name());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_begins_at_once_tells_everything_and_goes_on_where_it_was() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        world.engine.hold("start");
+        service.register(&alice).await;
+        let path = format!("/api/instances/{}/events/stream?account_id={}", alice.id, alice.account);
+        let mut stream = Reader::messages(service.request("GET", &path).send().await.unwrap());
+        let (_, first): (_, InstanceUpdate) = stream.message().await.unwrap();
+        assert_eq!(first.events[0].code, EventCode::Accepted, "the first message comes at once");
+        world.engine.release();
+
+        let (mut events, mut last_id, mut phases) = (first.events, String::new(), vec![first.instance.phase]);
+        while phases.last() != Some(&Phase::Ready) {
+            let (id, update): (_, InstanceUpdate) = stream.message().await.unwrap();
+            events.extend(update.events);
+            phases.push(update.instance.phase);
+            last_id = id;
+        }
+        assert_eq!(events, service.events(&alice).await, "each event once and in order, {}", world.store.name());
+        assert_eq!(last_id, events.last().unwrap().seq.to_string());
+
+        // Both ways of going on; and a number that was never given.
+        for (header, query, count) in
+            [(Some("5"), "", 2), (None, "&after=6", 1), (Some("7"), "", 0), (Some("99"), "", 7)]
+        {
+            let mut request = service.request("GET", &format!("{path}{query}"));
+            if let Some(seq) = header {
+                request = request.header("last-event-id", seq);
+            }
+            let mut stream = Reader::messages(request.send().await.unwrap());
+            let (id, update): (_, InstanceUpdate) = stream.message().await.unwrap();
+            assert_eq!((update.events.len(), id.as_str()), (count, "7"), "{header:?} {query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_route_feed_has_no_gaps_and_every_stream_ends_with_the_service() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    let mut feed = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    let Some(RouteMessage::Snapshot(snapshot)) = feed.json().await else { panic!("no snapshot") };
+    assert_eq!((snapshot.version, snapshot.routes.len()), (0, 0));
+
+    service.register(&alice).await;
+    let mut states = Vec::new();
+    for expected in 1.. {
+        let Some(RouteMessage::Change { version, route }) = feed.json().await else { panic!("no change") };
+        assert_eq!((version, route.instance_id, route.account_id), (expected, alice.id, alice.account));
+        states.push(route.state);
+        if route.state == RouteState::Running {
+            break;
+        }
+    }
+    assert_eq!(states, [RouteState::Starting, RouteState::Running]);
+    let mut late = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    let Some(RouteMessage::Snapshot(same)) = late.json().await else { panic!("no snapshot") };
+    assert_eq!((same.version, &same.epoch, same.routes.len()), (2, &snapshot.epoch, 1));
+
+    let path = format!("/api/instances/{}/events/stream?account_id={}", alice.id, alice.account);
+    let mut stream = Reader::messages(service.request("GET", &path).send().await.unwrap());
+    stream.next().await.unwrap();
+    service.stop.cancel();
+    let ended =
+        async { while feed.next().await.is_some() || late.next().await.is_some() || stream.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(3), ended).await.expect("streams end with the service");
+    service.kill();
+
+    // Another run counts anew, under another name, and knows the routes at once.
+    let service = world.start().await;
+    let mut feed = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    let Some(RouteMessage::Snapshot(next)) = feed.json().await else { panic!("no snapshot") };
+    assert_ne!(next.epoch, snapshot.epoch);
+    assert_eq!(next.routes[0].state, RouteState::Running);
+}
+
+#[tokio::test]
+async fn a_locked_database_is_a_refusal_that_says_when_to_try_again() {
+    let world = sqlite_world().await;
+    let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
+    service.register(&alice).await;
+    let before = service.settled(&alice, Phase::Ready).await;
+
+    let lock = world.store.begin().await.unwrap();
+    let register = service.request("POST", "/api/instances/register").json(&bob.wanted()).send();
+    let stop = service
+        .request("POST", &format!("/api/instances/{}/stop", alice.id))
+        .json(&json!({ "account_id": alice.account }))
+        .send();
+    let (register, stop) = tokio::join!(register, stop);
+    for response in [register.unwrap(), stop.unwrap()] {
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(response.json::<ProblemDetails>().await.unwrap().code, "unavailable");
+    }
+    lock.rollback().await.unwrap();
+
+    assert_eq!(service.instance(&alice).await, before, "nothing was half-written");
+    assert_eq!(service.get::<InstanceList>("/api/instances").await.1.instances.len(), 1);
+    service.register(&bob).await;
+    service.settled(&bob, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn health_names_the_engine() {
+    let world = sqlite_world().await;
+    let service = world.start().await;
+    let url = format!("{}/readyz", service.base);
+    let ready: serde_json::Value = service.client.get(&url).send().await.unwrap().json().await.unwrap();
+    assert_eq!(ready["needs"], json!({ "database": "ok", "engine_process": "ok" }));
+    world.engine.set_away(true);
+    assert_eq!(service.client.get(&url).send().await.unwrap().status(), 503);
+    let alice = Person::named("alice");
+    assert_eq!(service.register(&alice).await.desired, Desired::Running, "wishes are taken all the same");
+    let metrics = service.client.get(format!("{}/metrics", service.base)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("beaver_instances"), "{metrics}");
+}
+
+#[tokio::test]
+async fn two_wishes_at_once_are_both_counted() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        let keys = ["sk-0", "sk-1", "sk-2", "sk-3", "sk-4"];
+        let answers: Vec<Instance> =
+            futures_util::future::join_all(keys.map(|key| service.configure(&alice, key))).await;
+        let mut generations: Vec<_> = answers.iter().map(|instance| instance.config_generation).collect();
+        generations.sort_unstable();
+        assert_eq!(generations, [1, 2, 3, 4, 5], "{}", world.store.name());
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!(settled.applied_config_generation, 5);
+        assert_eq!(world.current_config(alice.id).generation, 5);
+    }
+}

@@ -1,0 +1,184 @@
+//! A provider's way into an instance, and back when it does not hold.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+
+use contracts::deploy::{EventCode, Phase};
+use secrecy::ExposeSecret;
+use support::{Person, Running, World, sqlite_world, worlds};
+
+const CANARY: &str = "sk-canary-8f3b1d";
+
+async fn ready(world: &World) -> (Running, Person) {
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    (service, alice)
+}
+
+fn key(world: &World, person: &Person) -> Option<String> {
+    world.current_config(person.id).provider.map(|provider| provider.api_key.expose_secret().to_owned())
+}
+
+#[tokio::test]
+async fn a_provider_comes_into_force_with_a_restart() {
+    for world in worlds().await {
+        let (service, alice) = ready(&world).await;
+        assert_eq!(key(&world, &alice), None);
+        let accepted = service.configure(&alice, CANARY).await;
+        assert_eq!((accepted.config_generation, accepted.applied_config_generation), (1, 0));
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((settled.applied_config_generation, settled.error), (1, None), "{}", world.store.name());
+        assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
+        assert_eq!(world.engine.count("start", alice.id), 2, "one restart");
+        let mode = std::fs::metadata(world.config_dir(alice.id).join("config.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o400);
+        let events = service.events(&alice).await;
+        let applied = events.iter().find(|event| event.code == EventCode::ConfigApplied).expect("it is told");
+        assert_eq!(applied.detail.as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test]
+async fn one_that_does_not_hold_is_taken_back_and_told() {
+    for world in worlds().await {
+        let (service, alice) = ready(&world).await;
+        service.configure(&alice, "sk-good").await;
+        service.settled(&alice, Phase::Ready).await;
+        world.neighbours.make_sick(2);
+        service.configure(&alice, CANARY).await;
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((settled.config_generation, settled.applied_config_generation), (2, 1), "{}", world.store.name());
+        assert_eq!(settled.error.unwrap().code, "config_not_accepted");
+        assert_eq!(key(&world, &alice).as_deref(), Some("sk-good"), "the one before is back");
+        let codes = service.codes(&alice).await;
+        assert!(codes.contains(&EventCode::ConfigRolledBack), "{codes:?}");
+        assert_eq!(codes.last(), Some(&EventCode::Ready));
+
+        // The refused one is nowhere any more, and a third is a new matter.
+        let mut left: Vec<_> = std::fs::read_dir(world.config_dir(alice.id))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["config.1.json", "config.json"]);
+        service.configure(&alice, "sk-third").await;
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((settled.applied_config_generation, settled.error), (3, None));
+    }
+}
+
+#[tokio::test]
+async fn while_stopped_it_waits_for_the_next_start() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    service.configure(&alice, CANARY).await;
+    let stopped = service.settled(&alice, Phase::Stopped).await;
+    assert_eq!((stopped.config_generation, stopped.applied_config_generation), (1, 0));
+    assert!(!world.engine.is_running(alice.id));
+    service.wish(&alice, "start").await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 1);
+    assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
+}
+
+#[tokio::test]
+async fn given_before_it_was_ever_up_it_is_there_from_the_first_start() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.hold("ensure");
+    service.register(&alice).await;
+    service.configure(&alice, CANARY).await;
+    world.engine.release();
+    assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 1);
+    assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_a_change_it_is_finished_or_taken_back() {
+    for (step, sick) in [("stop", false), ("start", false), ("stop", true), ("start", true)] {
+        let world = sqlite_world().await;
+        let (service, alice) = ready(&world).await;
+        if sick {
+            world.neighbours.make_sick(1);
+        }
+        world.engine.hold(step);
+        service.configure(&alice, CANARY).await;
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        service.kill();
+        world.engine.release();
+        let service = world.start().await;
+        let settled = service.settled(&alice, Phase::Ready).await;
+        let expected = if sick { (0, None) } else { (1, Some(CANARY)) };
+        assert_eq!((settled.applied_config_generation, key(&world, &alice).as_deref()), expected, "{step} {sick}");
+        assert_eq!(world.engine.units().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_key_is_in_its_own_folder_and_nowhere_else() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    world.neighbours.make_sick(2);
+    service.configure(&alice, CANARY).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.configure(&alice, &format!("{CANARY}-refused")).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.wish(&alice, "restart").await;
+    service.settled(&alice, Phase::Ready).await;
+    let told =
+        format!("{:?} {:?} {:?}", service.instance(&alice).await, service.events(&alice).await, world.engine.units());
+    assert!(!told.contains(CANARY), "{told}");
+    service.kill();
+
+    let mut holding = Vec::new();
+    let database = match world.store.database() {
+        store::Database::Sqlite(path) => path.parent().unwrap().to_owned(),
+        other => panic!("{other:?} is no file"),
+    };
+    for folder in [world.config.data_dir.clone(), database] {
+        find(&folder, CANARY.as_bytes(), &mut holding);
+    }
+    let own = world.config_dir(alice.id);
+    assert!(!holding.is_empty(), "the search finds it where it must be");
+    assert!(holding.iter().all(|path| path.starts_with(&own)), "{holding:?}");
+}
+
+fn find(folder: &std::path::Path, needle: &[u8], holding: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find(&path, needle, holding);
+            continue;
+        }
+        let bytes = match std::fs::read(&path) {
+            // The database's log goes when its last connection, cut off by the kill, is closed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            bytes => bytes.unwrap(),
+        };
+        if bytes.windows(needle.len()).any(|window| window == needle) {
+            holding.push(path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_operator_changes_reaches_instances_that_are_there() {
+    let mut world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    service.configure(&alice, CANARY).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill();
+    world.config.instance.issuer = "http://another-issuer:19090".into();
+    let service = world.start().await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while world.engine.count("start", alice.id) < 3 {
+        assert!(tokio::time::Instant::now() < deadline, "it goes on as before");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(world.current_config(alice.id).issuer, world.config.instance.issuer);
+    assert_eq!(key(&world, &alice).as_deref(), Some(CANARY), "and the same provider");
+}

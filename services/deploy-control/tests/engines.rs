@@ -1,0 +1,345 @@
+//! Both engines against the one conformance suite; the docker one on a real engine.
+
+#[path = "support/instance.rs"]
+mod instance;
+
+use std::path::Path;
+
+use bollard::{
+    models::ContainerInspectResponse,
+    query_parameters::{
+        BuildImageOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
+        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    },
+};
+use clock::Entropy;
+use contracts::{AccountId, InstanceId};
+use deploy_control::{
+    config::{Config, EngineConfig},
+    engine::{
+        Engine, ErrorKind, InstanceSpec,
+        conformance::{self, answer_to},
+        docker::Docker,
+        process::Processes,
+    },
+    folders::Folders,
+    registry::Row,
+};
+use futures_util::StreamExt;
+use settings::Env;
+use uuid::Uuid;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Not a test: what an engine starts. See [`instance`].
+#[test]
+fn as_an_instance() {
+    instance::serve_if_started_by_an_engine();
+}
+
+fn config(data_dir: &Path, engine: &str, prefix: &str) -> Config {
+    let command = [vec![own_path()], instance::ARGUMENTS.map(str::to_owned).to_vec()].concat().join(" ");
+    let pairs = [
+        ("BEAVER_DEPLOY_TOKEN", TOKEN),
+        ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_ROUTER_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_DATA_DIR", data_dir.to_str().unwrap()),
+        ("BEAVER_ENGINE", engine),
+        ("BEAVER_PREFIX", prefix),
+        ("BEAVER_INSTANCE_IMAGE", &format!("{prefix}:test")),
+        ("BEAVER_INSTANCE_COMMAND", &command),
+    ];
+    let mut env = Env::from_pairs(pairs);
+    if let Ok(host) = std::env::var("DOCKER_HOST") {
+        env = env.with("DOCKER_HOST", host);
+    }
+    Config::from_env(&env).unwrap()
+}
+
+fn own_path() -> String {
+    std::env::current_exe().unwrap().to_str().unwrap().to_owned()
+}
+
+/// An instance whose folders are made, and what its unit must be.
+async fn instance_of(config: &Config, folders: &Folders, number: i64) -> InstanceSpec {
+    let row = row(number);
+    folders.prepare(&row).await.unwrap();
+    folders.make_current(&row, 0).await.unwrap();
+    InstanceSpec {
+        id: row.id,
+        generation: 1,
+        uid: folders.uid(&row),
+        folders: folders.paths(row.id),
+        limits: config.engine.limits,
+        env: vec![("BEAVER_LOG".into(), "info".into())],
+    }
+}
+
+fn row(number: i64) -> Row {
+    use contracts::deploy::{Desired, Phase};
+    let uuid = Uuid::from_u128(0xbea0_0000 + u128::try_from(number).unwrap());
+    Row {
+        id: InstanceId::from_uuid(uuid),
+        number,
+        slug: format!("person-{number}").parse().unwrap(),
+        account_id: AccountId::from_uuid(uuid),
+        desired: Desired::Running,
+        generation: 1,
+        observed_generation: 0,
+        restart_generation: 0,
+        applied_restart_generation: 0,
+        config_generation: 0,
+        applied_config_generation: 0,
+        refused_config_generation: 0,
+        phase: Phase::Accepted,
+        route: None,
+        registered: false,
+        ready_run: None,
+        ready_at_ms: None,
+        attempts: 0,
+        next_attempt_at_ms: 0,
+        error: None,
+        version: 1,
+        last_event: 0,
+        created_at_ms: 0,
+        updated_at_ms: 0,
+    }
+}
+
+#[tokio::test]
+async fn the_process_engine_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "process", "test-process");
+    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let engine = Processes::new(&config.engine);
+    let (a, b) = (instance_of(&config, &folders, 1).await, instance_of(&config, &folders, 2).await);
+    conformance::suite(&engine, &a, &b).await;
+}
+
+#[tokio::test]
+async fn children_end_with_their_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "process", "test-process");
+    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let spec = instance_of(&config, &folders, 1).await;
+    let engine = Processes::new(&config.engine);
+    engine.ensure(&spec).await.unwrap();
+    engine.start(spec.id).await.unwrap();
+    conformance::answer(&engine, &spec).await;
+    let run = engine.observe(spec.id).await.unwrap().unwrap().run.unwrap();
+    let pid = run.split('@').next().unwrap().to_owned();
+    drop(engine);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    // A zombie has ended: its parent, this program, is still there and just has not looked.
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(tokio::time::Instant::now() < deadline, "process {pid} goes on without its engine");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path(), "process", "test-process");
+    config.engine.command = vec!["/no/such/program".into()];
+    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let spec = instance_of(&config, &folders, 1).await;
+    let engine = Processes::new(&config.engine);
+    engine.ensure(&spec).await.unwrap();
+    assert_eq!(engine.start(spec.id).await.unwrap_err().kind, ErrorKind::NotFound);
+}
+
+/// A stack of this test's own on the real engine; whatever it made is removed with it, also after a panic.
+struct Host {
+    client: bollard::Docker,
+    config: Config,
+    folders: Folders,
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// `None`, said on standard error, when there is no engine; a panic when there must be one.
+    async fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = format!("test-{:08x}", u32::from_le_bytes(Entropy::system().bytes()));
+        let config = config(folder.path(), "docker", &prefix);
+        let root = rustix::process::geteuid().is_root();
+        match Docker::new(&config.engine).capabilities().await {
+            Ok(_) if root => {}
+            outcome => {
+                let why = outcome.err().map_or("not running as root".into(), |error| error.to_string());
+                let required = std::env::var("BEAVER_TEST_DOCKER").is_ok_and(|value| value == "required");
+                assert!(!required, "BEAVER_TEST_DOCKER=required, but {why}");
+                eprintln!("the docker engine was not tested: {why}");
+                return None;
+            }
+        }
+        let folders = Folders::open(folder.path(), Some(config.engine.uid_base), config.instance.clone()).unwrap();
+        let host = Self { client: client(&config.engine), config, folders, folder };
+        host.build_image().await;
+        Some(host)
+    }
+
+    async fn build_image(&self) {
+        let program = std::fs::read(own_path()).unwrap();
+        let entry = [vec!["/instance"], instance::ARGUMENTS.to_vec()].concat();
+        let dockerfile = format!("FROM scratch\nCOPY instance /instance\nENTRYPOINT {}\n", serde_json::json!(entry));
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, bytes, mode) in [("Dockerfile", dockerfile.as_bytes(), 0o644), ("instance", &program, 0o755)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(mode);
+            header.set_cksum();
+            archive.append_data(&mut header, name, bytes).unwrap();
+        }
+        let options = BuildImageOptionsBuilder::new().t(&self.config.engine.image).rm(true).forcerm(true).build();
+        let body = bollard::body_full(archive.into_inner().unwrap().into());
+        let mut progress = std::pin::pin!(self.client.build_image(options, None, Some(body)));
+        while let Some(said) = progress.next().await {
+            assert!(said.as_ref().unwrap().error_detail.is_none(), "{said:?}");
+        }
+    }
+
+    async fn inspect(&self, spec: &InstanceSpec) -> ContainerInspectResponse {
+        let name = format!("{}-{}", self.config.engine.prefix, spec.id);
+        self.client.inspect_container(&name, None).await.unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let (client, engine) = (self.client.clone(), self.config.engine.clone());
+        // A drop cannot wait inside the test's runtime, so another thread does, with one of its own.
+        let swept = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(sweep(client, engine))
+        });
+        if swept.join().is_err() {
+            eprintln!("containers or images of {} are left", self.config.engine.prefix);
+        }
+    }
+}
+
+async fn sweep(client: bollard::Docker, engine: EngineConfig) {
+    let filters = [("label".to_owned(), vec![format!("beaver.stack={}", engine.prefix)])].into();
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    for container in client.list_containers(Some(options)).await.unwrap() {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let _ = client.remove_container(&container.id.unwrap(), Some(options)).await;
+    }
+    let options = RemoveImageOptionsBuilder::new().force(true).build();
+    client.remove_image(&engine.image, Some(options), None).await.unwrap();
+}
+
+fn client(engine: &EngineConfig) -> bollard::Docker {
+    let version = bollard::ClientVersion { major_version: 1, minor_version: 41 };
+    bollard::Docker::connect_with_unix(engine.docker_socket.to_str().unwrap(), 60, &version).unwrap()
+}
+
+#[tokio::test]
+async fn the_docker_engine_conforms() {
+    let Some(host) = Host::new().await else { return };
+    let engine = Docker::new(&host.config.engine);
+    let (a, b) = (instance_of(&host.config, &host.folders, 1).await, instance_of(&host.config, &host.folders, 2).await);
+    conformance::suite(&engine, &a, &b).await;
+}
+
+#[tokio::test]
+async fn a_container_is_as_hard_as_it_is_said_to_be() {
+    let Some(host) = Host::new().await else { return };
+    let engine = Docker::new(&host.config.engine);
+    let spec = instance_of(&host.config, &host.folders, 3).await;
+    engine.ensure(&spec).await.unwrap();
+    engine.start(spec.id).await.unwrap();
+
+    // As the instance sees it.
+    let report = answer_to(&engine, &spec, "/report").await;
+    let uid = host.config.engine.uid_base + 3;
+    let facts: Vec<&str> = report.lines().collect();
+    for fact in [
+        &format!("Uid: {uid} {uid} {uid} {uid}"),
+        &format!("Gid: {uid} {uid} {uid} {uid}"),
+        "CapEff: 0000000000000000",
+        "CapBnd: 0000000000000000",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "network: lo",
+        "writes root: false",
+        "writes config: false",
+        "writes out: false",
+        "writes data: true",
+        "writes in: true",
+        "writes tmp: true",
+    ] {
+        assert!(facts.contains(&fact), "{fact} is not so:\n{report}");
+    }
+    let config: contracts::instance::InstanceConfig = serde_json::from_str(
+        facts.iter().find_map(|fact| fact.strip_prefix("config: ")).expect("a configuration it can read"),
+    )
+    .unwrap();
+    assert_eq!(config.instance_id, spec.id);
+    let env = facts.iter().find_map(|fact| fact.strip_prefix("env: ")).unwrap();
+    let foreign: Vec<_> = env
+        .split(' ')
+        .filter(|name| !name.starts_with("INSTANCE_") && !name.starts_with("BEAVER_LOG"))
+        .filter(|name| !["PATH", "HOSTNAME", "HOME"].contains(name))
+        .collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+
+    // As the engine keeps it.
+    let found = host.inspect(&spec).await;
+    let limits = found.host_config.unwrap();
+    assert_eq!((limits.memory, limits.memory_swap), (Some(256 << 20), Some(256 << 20)));
+    assert_eq!((limits.nano_cpus, limits.pids_limit), (Some(1_000_000_000), Some(128)));
+    assert_eq!((limits.init, limits.oom_kill_disable.unwrap_or(false)), (Some(true), false));
+    assert_eq!(limits.network_mode.as_deref(), Some("none"));
+    assert_eq!(limits.ipc_mode.as_deref(), Some("private"));
+    assert_eq!(limits.mounts.unwrap().len(), 4);
+    assert!(limits.binds.is_none_or(|binds| binds.is_empty()));
+    assert_eq!(limits.restart_policy.unwrap().name, Some(bollard::models::RestartPolicyNameEnum::NO));
+    let log = limits.log_config.unwrap();
+    assert_eq!(log.config.unwrap()["max-size"], "10m");
+    let labels = found.config.unwrap().labels.unwrap();
+    assert_eq!(labels["beaver.instance"], spec.id.to_string());
+    assert_eq!(labels["beaver.generation"], "1");
+}
+
+#[tokio::test]
+async fn somebody_elses_container_is_not_touched() {
+    let Some(host) = Host::new().await else { return };
+    let engine = Docker::new(&host.config.engine);
+    let spec = instance_of(&host.config, &host.folders, 4).await;
+    let name = format!("{}-{}", host.config.engine.prefix, spec.id);
+    let body =
+        bollard::models::ContainerCreateBody { image: Some(host.config.engine.image.clone()), ..Default::default() };
+    let options = CreateContainerOptionsBuilder::new().name(&name).build();
+    let theirs = host.client.create_container(Some(options), body).await.unwrap().id;
+
+    assert_eq!(engine.observe(spec.id).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(engine.ensure(&spec).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(engine.start(spec.id).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(engine.stop(spec.id).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(engine.remove(spec.id).await.unwrap_err().kind, ErrorKind::Conflict);
+    assert!(engine.list().await.unwrap().is_empty());
+
+    let there = host.client.inspect_container(&theirs, None).await;
+    let options = RemoveContainerOptionsBuilder::new().force(true).build();
+    // It has no label of this test, so it is removed by hand, before anything can fail.
+    host.client.remove_container(&theirs, Some(options)).await.unwrap();
+    assert_eq!(there.unwrap().state.unwrap().running, Some(false));
+}
+
+#[tokio::test]
+async fn a_missing_image_and_a_missing_folder_are_told_apart() {
+    let Some(host) = Host::new().await else { return };
+    let mut spec = instance_of(&host.config, &host.folders, 5).await;
+    let elsewhere = EngineConfig { image: "test-no-such-image:never".into(), ..host.config.engine.clone() };
+    assert_eq!(Docker::new(&elsewhere).ensure(&spec).await.unwrap_err().kind, ErrorKind::NotFound);
+
+    spec.folders.data = host.folder.path().join("missing");
+    let error = Docker::new(&host.config.engine).ensure(&spec).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected, "{error:?}");
+    assert!(std::error::Error::source(&error).is_some(), "the cause is kept");
+
+    let nowhere = EngineConfig { docker_socket: host.folder.path().join("no.sock"), ..host.config.engine.clone() };
+    assert_eq!(Docker::new(&nowhere).observe(spec.id).await.unwrap_err().kind, ErrorKind::Unavailable);
+}

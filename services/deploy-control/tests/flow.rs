@@ -1,0 +1,295 @@
+//! From a wish to a workspace, and through everything that can get in between, on a simulated engine.
+
+mod support;
+
+use contracts::deploy::{Desired, EventCode, Phase};
+use deploy_control::engine::{ErrorKind, Unit, UnitState};
+use support::{Person, sqlite_world, worlds};
+
+#[tokio::test]
+async fn a_sign_up_becomes_a_workspace_once() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        let accepted = service.register(&alice).await;
+        assert_eq!((accepted.phase, accepted.origin.as_str()), (Phase::Accepted, "http://alice.localhost:8088"));
+        let ready = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((ready.error, ready.config_generation), (None, 0));
+        use EventCode::*;
+        assert_eq!(
+            service.codes(&alice).await,
+            [Accepted, Prepared, Created, Started, Healthy, Registered, Ready],
+            "{}",
+            world.store.name()
+        );
+        let seqs: Vec<_> = service.events(&alice).await.iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, (1..=7).collect::<Vec<_>>());
+
+        assert_eq!(service.register(&alice).await.phase, Phase::Ready);
+        let (again, _) = (service.settled(&alice, Phase::Ready).await, ());
+        assert_eq!(again.generation, 1);
+        assert_eq!((world.engine.count("ensure", alice.id), world.engine.count("start", alice.id)), (1, 1));
+        assert_eq!(world.neighbours.owners_taken(alice.id), 1);
+        assert!(!world.config_dir(alice.id).join("registration.json").exists(), "a spent token is taken away");
+        assert_eq!(world.current_config(alice.id).owner, alice.account);
+    }
+}
+
+#[tokio::test]
+async fn ten_at_once_all_arrive() {
+    let world = sqlite_world().await;
+    let service = world.start().await;
+    let people: Vec<_> = (0..10).map(|n| Person::named(&format!("user-{n}"))).collect();
+    futures_util::future::join_all(people.iter().map(|person| service.register(person))).await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+        assert_eq!(world.engine.count("start", person.id), 1);
+    }
+}
+
+#[tokio::test]
+async fn stop_start_restart() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        let first = world.engine.units();
+
+        assert_eq!(service.wish(&alice, "stop").await.desired, Desired::Stopped);
+        service.settled(&alice, Phase::Stopped).await;
+        assert!(!world.engine.is_running(alice.id));
+
+        service.wish(&alice, "start").await;
+        service.settled(&alice, Phase::Ready).await;
+        service.wish(&alice, "restart").await;
+        service.settled(&alice, Phase::Ready).await;
+        assert_ne!(world.engine.units()[0].run, first[0].run);
+        assert_eq!(world.engine.count("start", alice.id), 3, "{}", world.store.name());
+        assert_eq!(world.engine.count("ensure", alice.id), 1, "the unit was kept");
+
+        use EventCode::*;
+        let codes = service.codes(&alice).await;
+        assert_eq!(
+            codes[7..],
+            [
+                StopRequested,
+                Stopped,
+                StartRequested,
+                Started,
+                Healthy,
+                Ready,
+                RestartRequested,
+                Started,
+                Healthy,
+                Ready
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_each_step_it_finds_its_own_traces() {
+    for world in worlds().await {
+        for (n, step) in ["ensure", "start", "observe"].into_iter().enumerate() {
+            let person = Person::named(&format!("person-{n}"));
+            world.engine.hold(step);
+            let service = world.start().await;
+            service.register(&person).await;
+            // What it can do before the step that hangs, it does.
+            tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+            service.kill();
+            world.engine.release();
+
+            let service = world.start().await;
+            service.settled(&person, Phase::Ready).await;
+            let mine = world.engine.units().into_iter().filter(|unit| unit.id == person.id).count();
+            assert_eq!((mine, world.neighbours.owners_taken(person.id)), (1, 1), "{step} {}", world.store.name());
+            service.kill();
+        }
+        // And once more with everything settled: nothing is done twice.
+        let before = world.engine.units();
+        let service = world.start().await;
+        service.register(&Person::named("another")).await;
+        service.settled(&Person::named("another"), Phase::Ready).await;
+        assert_eq!(world.engine.units().iter().filter(|unit| before.contains(unit)).count(), before.len());
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_start_that_hangs() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.hold("start");
+    service.register(&alice).await;
+    service.until(&alice, "starting", |instance| instance.phase == Phase::Starting).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    world.engine.release();
+    assert!(!world.engine.is_running(alice.id));
+}
+
+#[tokio::test]
+async fn somebody_impatient_gets_what_they_wanted_last() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    for _ in 0..15 {
+        service.wish(&alice, "restart").await;
+        service.wish(&alice, "stop").await;
+    }
+    service.wish(&alice, "start").await;
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((ready.error, ready.generation), (None, 32));
+    let codes = service.codes(&alice).await;
+    assert!(!codes.contains(&EventCode::AttemptFailed), "{codes:?}");
+    assert!(!codes.contains(&EventCode::Recovered), "{codes:?}");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_means_unknown_and_tears_nothing_down() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        let before = world.engine.units();
+
+        world.engine.set_away(true);
+        service.until(&alice, "unknown", |instance| instance.phase == Phase::Unknown).await;
+        let bob = Person::named("bobby");
+        service.register(&bob).await;
+        service.until(&bob, "unknown", |instance| instance.phase == Phase::Unknown).await;
+
+        world.engine.set_away(false);
+        service.settled(&alice, Phase::Ready).await;
+        service.settled(&bob, Phase::Ready).await;
+        assert!(before.iter().all(|unit| world.engine.units().contains(unit)), "it was left alone");
+        assert_eq!(service.codes(&alice).await[7..], [EventCode::EngineLost, EventCode::EngineBack]);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_down_by_itself_comes_back_until_it_is_too_much() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    let mut crashes = 0;
+    // Each crash is told once it was seen; the instance may be back before anybody looks.
+    while service.settled_in(&alice, &[Phase::Ready, Phase::Failed]).await.phase == Phase::Ready {
+        let told = service.events(&alice).await.len();
+        world.engine.crash(alice.id);
+        crashes += 1;
+        assert!(crashes < 20, "a crash loop without end");
+        while service.events(&alice).await.len() == told {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!((failed.error.unwrap().code.as_str(), crashes), ("crash_loop", 4));
+    let codes = service.codes(&alice).await;
+    assert_eq!(codes.iter().filter(|code| **code == EventCode::Recovered).count(), 3);
+    assert_eq!(codes.last(), Some(&EventCode::Failed));
+
+    service.wish(&alice, "retry").await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
+}
+
+#[tokio::test]
+async fn restarts_of_the_host_are_no_crashes_however_many() {
+    let world = sqlite_world().await;
+    let alice = Person::named("alice");
+    for restarts in 0..6 {
+        let service = world.start().await;
+        service.register(&alice).await;
+        // Back, and not only as it was left.
+        let up = |instance: &contracts::deploy::Instance| {
+            assert_ne!(instance.phase, Phase::Failed, "given up after {restarts} restarts");
+            instance.phase == Phase::Ready && world.engine.is_running(alice.id)
+        };
+        service.until(&alice, "up", up).await;
+        service.kill();
+        world.engine.crash(alice.id);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_image_fails_with_its_reason_and_a_retry_works() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.set_image_missing(true);
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "image_missing");
+    world.engine.set_image_missing(false);
+    service.wish(&alice, "retry").await;
+    service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn a_passing_failure_is_tried_again_by_itself() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.fail_next("start", ErrorKind::Rejected);
+    world.engine.fail_next("start", ErrorKind::NotFound);
+    world.engine.fail_next("ensure", ErrorKind::Capacity);
+    service.register(&alice).await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
+    assert!(service.codes(&alice).await.contains(&EventCode::AttemptFailed));
+}
+
+#[tokio::test]
+async fn services_that_are_away_are_waited_for_without_giving_up() {
+    for away in ["authz", "router"] {
+        let world = sqlite_world().await;
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        world.neighbours.set_authz_away(away == "authz");
+        world.neighbours.set_router_away(away == "router");
+        service.register(&alice).await;
+        let waiting = service.until(&alice, "told", |instance| instance.error.is_some()).await;
+        assert_eq!(waiting.error.unwrap().code, "registration_failed", "{away}");
+        world.neighbours.set_authz_away(false);
+        world.neighbours.set_router_away(false);
+        assert_eq!(service.settled(&alice, Phase::Ready).await.error, None, "{away}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_take_its_owner_fails_clearly() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.neighbours.set_refuse_owner(true);
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "registration_failed");
+    assert!(!world.engine.is_running(alice.id), "what failed uses nothing");
+    world.neighbours.set_refuse_owner(false);
+    service.wish(&alice, "retry").await;
+    service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill();
+
+    let orphan = Unit {
+        id: Person::named("nobody").id,
+        state: UnitState::Running,
+        fingerprint: "x".into(),
+        run: Some("run-x".into()),
+    };
+    world.engine.plant(orphan.clone());
+    world.engine.set_image("newer");
+    let service = world.start().await;
+    service.until(&alice, "on its way", |instance| instance.phase == Phase::Ready).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while world.engine.count("ensure", alice.id) < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "the old image stays");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    service.settled(&alice, Phase::Ready).await;
+    let units = world.engine.units();
+    assert!(units.contains(&orphan), "an orphan may be somebody's work");
+    assert!(units.iter().any(|unit| unit.id == alice.id && unit.fingerprint.starts_with("newer")));
+}

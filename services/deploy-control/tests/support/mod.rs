@@ -1,0 +1,231 @@
+//! deploy-control in process, on a simulated engine, between a false authz and a false router.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub mod neighbours;
+pub mod reader;
+
+use std::{path::PathBuf, time::Duration};
+
+use clock::Clock;
+use contracts::{
+    AccountId, InstanceId, Slug,
+    deploy::{Event, EventCode, EventList, Instance, Phase, RegisterInstance},
+};
+use deploy_control::{Service, config::Config, engine::simulated::Simulated, registry::MIGRATOR};
+use http::StatusCode;
+use serde::{Serialize, de::DeserializeOwned};
+use service::{Shutdown, http::RequestIds};
+use settings::Env;
+use store::testing::TestStore;
+use tokio::{net::TcpListener, runtime::Runtime};
+use uuid::Uuid;
+
+use neighbours::Neighbours;
+
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// What outlives a restart of the service: engine, neighbours, database, data.
+pub struct World {
+    pub engine: Simulated,
+    pub neighbours: Neighbours,
+    pub store: TestStore,
+    pub config: Config,
+    _folder: tempfile::TempDir,
+}
+
+/// A running service, on a runtime of its own so that it can be killed.
+pub struct Running {
+    runtime: Option<Runtime>,
+    pub stop: Shutdown,
+    pub base: String,
+    pub client: reqwest::Client,
+}
+
+/// A world on each kind of database.
+pub async fn worlds() -> Vec<World> {
+    let mut worlds = Vec::new();
+    for store in store::testing::databases(&MIGRATOR).await {
+        worlds.push(world(store).await);
+    }
+    worlds
+}
+
+pub async fn sqlite_world() -> World {
+    world(store::testing::sqlite(&MIGRATOR).await).await
+}
+
+async fn world(store: TestStore) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Simulated::default();
+    let neighbours = Neighbours::start(engine.clone(), folder.path().to_owned()).await;
+    let env = Env::from_pairs([
+        ("BEAVER_DEPLOY_TOKEN", TOKEN),
+        ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_ROUTER_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_DATA_DIR", folder.path().to_str().unwrap()),
+        ("BEAVER_AUTHZ_URL", &neighbours.authz_url),
+        ("BEAVER_ROUTER_INTERNAL_URL", &neighbours.router_url),
+        // The simulated engine takes its place; folders then belong to whoever runs the test.
+        ("BEAVER_ENGINE", "process"),
+    ]);
+    let mut config = Config::from_env(&env).unwrap();
+    config.database = store.database().clone();
+    config.reconcile.first_retry = Duration::from_millis(4);
+    config.reconcile.start_timeout = Duration::from_millis(700);
+    World { engine, neighbours, store, config, _folder: folder }
+}
+
+impl World {
+    /// Starts the service on what is there.
+    pub async fn start(&self) -> Running {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (config, engine, stop) = (self.config.clone(), self.engine.clone(), Shutdown::new());
+        let stopping = stop.clone();
+        let (to, address) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let service =
+                Service::start(&config, std::sync::Arc::new(engine), Clock::system(), stopping.clone()).await.unwrap();
+            to.send(address).unwrap();
+            let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
+            service::serve(listener, router, stopping).await.unwrap();
+            service.ended().await;
+        });
+        let base = format!("http://{}", address.await.unwrap());
+        Running { runtime: Some(runtime), stop, base, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    pub fn config_dir(&self, id: InstanceId) -> PathBuf {
+        self.config.data_dir.join("instances").join(id.to_string()).join("config")
+    }
+
+    pub fn current_config(&self, id: InstanceId) -> contracts::instance::InstanceConfig {
+        serde_json::from_slice(&std::fs::read(self.config_dir(id).join("config.json")).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Running {
+    /// Ends it where it is, as a kill does.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().unwrap(), format!("{}{path}", self.base)).bearer_auth(TOKEN)
+    }
+
+    pub async fn post<R: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> (StatusCode, R) {
+        let response = self.request("POST", path).json(body).send().await.unwrap();
+        (StatusCode::from_u16(response.status().as_u16()).unwrap(), response.json().await.unwrap())
+    }
+
+    pub async fn get<R: DeserializeOwned>(&self, path: &str) -> (StatusCode, R) {
+        let response = self.request("GET", path).send().await.unwrap();
+        (StatusCode::from_u16(response.status().as_u16()).unwrap(), response.json().await.unwrap())
+    }
+
+    pub async fn register(&self, person: &Person) -> Instance {
+        let (status, instance) = self.post("/api/instances/register", &person.wanted()).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        instance
+    }
+
+    /// `stop`, `start`, `restart`, `retry`.
+    pub async fn wish(&self, person: &Person, wish: &str) -> Instance {
+        let body = serde_json::json!({ "account_id": person.account });
+        let (status, instance) = self.post(&format!("/api/instances/{}/{wish}", person.id), &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{wish}");
+        instance
+    }
+
+    pub async fn configure(&self, person: &Person, key: &str) -> Instance {
+        let (status, instance) = self.post("/api/instances/configure-provider", &person.provider(key)).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        instance
+    }
+
+    pub async fn instance(&self, person: &Person) -> Instance {
+        let body = serde_json::json!({ "account_id": person.account, "slug": person.slug });
+        let (status, instance) = self.post("/api/instances/resolve", &body).await;
+        assert_eq!(status, StatusCode::OK);
+        instance
+    }
+
+    pub async fn events(&self, person: &Person) -> Vec<Event> {
+        let path = format!("/api/instances/{}/events?account_id={}", person.id, person.account);
+        self.get::<EventList>(&path).await.1.events
+    }
+
+    pub async fn codes(&self, person: &Person) -> Vec<EventCode> {
+        self.events(person).await.into_iter().map(|event| event.code).collect()
+    }
+
+    /// Waits until it is so, and says what it was when it never is.
+    pub async fn until(&self, person: &Person, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let instance = self.instance(person).await;
+            if is_so(&instance) {
+                return instance;
+            }
+            if tokio::time::Instant::now() > deadline {
+                panic!("never {what}: {instance:?} {:?}", self.codes(person).await);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until it is in this phase and every wish is fulfilled.
+    pub async fn settled(&self, person: &Person, phase: Phase) -> Instance {
+        self.settled_in(person, &[phase]).await
+    }
+
+    /// Waits until it is in one of these phases and every wish is fulfilled.
+    pub async fn settled_in(&self, person: &Person, phases: &[Phase]) -> Instance {
+        self.until(person, &format!("settled in {phases:?}"), |instance| {
+            phases.contains(&instance.phase) && instance.observed_generation == instance.generation
+        })
+        .await
+    }
+}
+
+/// Somebody who signs up.
+#[derive(Debug, Clone)]
+pub struct Person {
+    pub id: InstanceId,
+    pub account: AccountId,
+    pub slug: Slug,
+}
+
+impl Person {
+    pub fn named(slug: &str) -> Self {
+        // Derived from the name, so that a test reads the same each time.
+        let number = slug.bytes().fold(7_u128, |sum, byte| sum.wrapping_mul(257).wrapping_add(byte.into()));
+        Self {
+            id: InstanceId::from_uuid(Uuid::from_u128(number)),
+            account: AccountId::from_uuid(Uuid::from_u128(number + 1)),
+            slug: slug.parse().unwrap(),
+        }
+    }
+
+    pub fn wanted(&self) -> RegisterInstance {
+        RegisterInstance { instance_id: self.id, account_id: self.account, slug: self.slug.clone() }
+    }
+
+    pub fn provider(&self, key: &str) -> serde_json::Value {
+        serde_json::json!({
+            "account_id": self.account,
+            "instance_id": self.id,
+            "provider": { "kind": "openai", "base_url": "https://api.example.com/v1", "model": "m", "api_key": key },
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! A false authz and a false router on loopback. The router answers for instances as the simulated engine has them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use contracts::{
+    InstanceId,
+    authz::{BackendRegistered, RegisterBackend},
+    instance::{InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
+};
+use deploy_control::engine::simulated::Simulated;
+use http::StatusCode;
+use service::Problem;
+use tokio::net::TcpListener;
+
+#[derive(Clone)]
+pub struct Neighbours {
+    pub authz_url: String,
+    pub router_url: String,
+    state: Arc<Neighbourhood>,
+}
+
+struct Neighbourhood {
+    engine: Simulated,
+    data_dir: PathBuf,
+    authz_away: AtomicBool,
+    router_away: AtomicBool,
+    refuse_owner: AtomicBool,
+    tokens: AtomicUsize,
+    /// Which owner each instance took, and how often.
+    owners: Mutex<HashMap<InstanceId, usize>>,
+    /// The configuration that each run began with.
+    runs: Mutex<HashMap<String, i64>>,
+    /// Configurations under which an instance does not become healthy.
+    sick: Mutex<HashSet<i64>>,
+}
+
+impl Neighbours {
+    pub async fn start(engine: Simulated, data_dir: PathBuf) -> Self {
+        let state = Arc::new(Neighbourhood {
+            engine,
+            data_dir,
+            authz_away: AtomicBool::new(false),
+            router_away: AtomicBool::new(false),
+            refuse_owner: AtomicBool::new(false),
+            tokens: AtomicUsize::new(0),
+            owners: Mutex::default(),
+            runs: Mutex::default(),
+            sick: Mutex::default(),
+        });
+        let authz = Router::new().route("/backends/register", post(backend)).with_state(state.clone());
+        let router = Router::new()
+            .route("/instances/{id}/readyz", get(readyz))
+            .route("/instances/{id}/api/auth/register", post(take_owner))
+            .with_state(state.clone());
+        Self { authz_url: serve(authz).await, router_url: serve(router).await, state }
+    }
+
+    pub fn set_authz_away(&self, away: bool) {
+        self.state.authz_away.store(away, Ordering::SeqCst);
+    }
+
+    pub fn set_router_away(&self, away: bool) {
+        self.state.router_away.store(away, Ordering::SeqCst);
+    }
+
+    pub fn set_refuse_owner(&self, refuse: bool) {
+        self.state.refuse_owner.store(refuse, Ordering::SeqCst);
+    }
+
+    pub fn make_sick(&self, generation: i64) {
+        self.state.sick.lock().unwrap().insert(generation);
+    }
+
+    pub fn owners_taken(&self, id: InstanceId) -> usize {
+        self.state.owners.lock().unwrap().get(&id).copied().unwrap_or(0)
+    }
+}
+
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+async fn backend(State(state): State<Arc<Neighbourhood>>, Json(body): Json<RegisterBackend>) -> Response {
+    if state.authz_away.load(Ordering::SeqCst) {
+        return Problem::unavailable(anyhow::anyhow!("away")).into_response();
+    }
+    assert!(body.redirect_uri.ends_with("/auth/callback") && body.redirect_uri.contains(body.slug.as_str()));
+    let number = state.tokens.fetch_add(1, Ordering::SeqCst);
+    let issued = BackendRegistered {
+        initial_access_token: format!("canary-token-{number}").into(),
+        expires_at_ms: i64::MAX,
+        register_assertion: format!("canary-assertion-{number}"),
+    };
+    (StatusCode::CREATED, Json(issued)).into_response()
+}
+
+fn unreachable() -> Response {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "instance_unreachable", "It is not there.").into_response()
+}
+
+impl Neighbourhood {
+    /// The generation that the instance's present process read when it began; `None` when there is no process.
+    fn runs_with(&self, id: InstanceId) -> Option<i64> {
+        let run = self.engine.units().into_iter().find(|unit| unit.id == id)?.run?;
+        let path = self.data_dir.join("instances").join(id.to_string()).join("config/config.json");
+        let mut runs = self.runs.lock().unwrap();
+        let generation = runs.entry(format!("{id} {run}")).or_insert_with(|| {
+            serde_json::from_slice::<InstanceConfig>(&std::fs::read(path).expect("a configuration")).unwrap().generation
+        });
+        Some(*generation)
+    }
+}
+
+async fn readyz(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
+    if state.router_away.load(Ordering::SeqCst) {
+        return (StatusCode::BAD_GATEWAY, "away").into_response();
+    }
+    match state.runs_with(id) {
+        Some(generation) if !state.sick.lock().unwrap().contains(&generation) => {
+            let registered = state.owners.lock().unwrap().contains_key(&id);
+            Json(Readiness { registered, config_generation: generation }).into_response()
+        }
+        _ => unreachable(),
+    }
+}
+
+async fn take_owner(
+    State(state): State<Arc<Neighbourhood>>,
+    Path(id): Path<InstanceId>,
+    Json(body): Json<TakeOwner>,
+) -> Response {
+    if state.runs_with(id).is_none() {
+        return unreachable();
+    }
+    if state.refuse_owner.load(Ordering::SeqCst) {
+        return Problem::new(StatusCode::FORBIDDEN, "not_the_owner", "No.").into_response();
+    }
+    let path = state.data_dir.join("instances").join(id.to_string()).join("config/registration.json");
+    let registration: Registration = serde_json::from_slice(&std::fs::read(path).expect("a token")).unwrap();
+    let number = |text: &str| text.rsplit('-').next().unwrap().to_owned();
+    assert_eq!(
+        number(&registration.initial_access_token),
+        number(&body.assertion),
+        "token and assertion of one answer"
+    );
+    *state.owners.lock().unwrap().entry(id).or_default() += 1;
+    Json(OwnerTaken { client_id: "client".into() }).into_response()
+}

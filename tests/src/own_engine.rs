@@ -1,0 +1,264 @@
+//! A Docker engine of the test's own: its own socket, data, containerd and network namespace, so that it can be killed
+//! without the host's engine noticing anything.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::Context;
+use bollard::Docker;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    sync::oneshot,
+};
+
+use crate::wait;
+
+/// A running engine; it and everything it made goes when it is dropped.
+pub struct OwnEngine {
+    dir: TempDir,
+    name: String,
+    containerd: Child,
+    dockerd: Option<Child>,
+    relays: Vec<oneshot::Sender<()>>,
+}
+
+impl OwnEngine {
+    /// Starts one; needs root and the programs `dockerd`, `containerd`, `ip` and `nsenter`. `name` must be nobody else's on
+    /// this host; what a killed run left under it goes first.
+    ///
+    /// # Errors
+    /// When one of them is missing or does not start.
+    pub async fn start(name: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("beaver-engine-").tempdir()?;
+        let at = |file: &str| dir.path().join(file);
+        let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status().await;
+        succeed(Command::new("ip").args(["netns", "add", name])).await?;
+        succeed(
+            Command::new("nsenter").arg(format!("--net={}", namespace(name))).args(["ip", "link", "set", "lo", "up"]),
+        )
+        .await?;
+        // What fits the host's engine fits this one: some file systems know only one storage driver.
+        let driver = crate::engine::connect().await?.info().await?.driver.unwrap_or_else(|| "vfs".into());
+        fs::write(at("daemon.json"), serde_json::json!({ "storage-driver": driver }).to_string())?;
+        fs::write(at("containerd.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
+        let log = fs::File::create(at("containerd.log"))?;
+        let containerd = Command::new("containerd")
+            .arg("--config")
+            .arg(at("containerd.toml"))
+            .arg("--root")
+            .arg(at("containerd"))
+            .arg("--state")
+            .arg(at("containerd-state"))
+            .arg("--address")
+            .arg(at("containerd.sock"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting containerd")?;
+        wait::until("containerd listens", Duration::from_secs(20), async || {
+            anyhow::Ok(at("containerd.sock").exists().then_some(()))
+        })
+        .await?;
+        let mut this = Self { name: name.to_owned(), containerd, dockerd: None, relays: Vec::new(), dir };
+        this.start_again().await?;
+        Ok(this)
+    }
+
+    /// Starts dockerd, for the first time or after [`OwnEngine::kill`].
+    ///
+    /// # Errors
+    /// When it does not come up: what it wrote.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        let at = |file: &str| self.dir.path().join(file);
+        // One that was killed left its own number, which may be somebody else's by now.
+        let _ = fs::remove_file(at("docker.pid"));
+        let log = fs::File::options().create(true).append(true).open(at("dockerd.log"))?;
+        // Not `ip netns exec`: that hides the control groups.
+        let dockerd = Command::new("nsenter")
+            .arg(format!("--net={}", namespace(&self.name)))
+            .arg("dockerd")
+            .arg("--config-file")
+            .arg(at("daemon.json"))
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("docker.pid"))
+            .arg("--host")
+            .arg(self.host())
+            .arg("--containerd")
+            .arg(at("containerd.sock"))
+            .args(["--cgroup-parent", &format!("/{}", self.name)])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting dockerd")?;
+        self.dockerd = Some(dockerd);
+        let up = wait::until("the test's own engine answers", Duration::from_secs(60), async || {
+            self.connect().await.map(|_| Some(()))
+        });
+        up.await.with_context(|| fs::read_to_string(at("dockerd.log")).unwrap_or_default())
+    }
+
+    /// SIGKILL to dockerd.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.dockerd.take().context("dockerd does not run")?.kill().await?;
+        Ok(())
+    }
+
+    /// Its address, as `DOCKER_HOST` has it.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+
+    /// A client of it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn connect(&self) -> anyhow::Result<Docker> {
+        crate::engine::connect_to(&self.host()).await
+    }
+
+    /// Makes `port` of its loopback answer on the host's loopback, on the same port.
+    ///
+    /// # Errors
+    /// When the port is taken here.
+    pub async fn relay(&mut self, port: u16) -> anyhow::Result<()> {
+        // A socket stays in the network it was made in; those that the thread makes are in the engine's.
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        listener.set_nonblocking(true)?;
+        let space = fs::File::open(namespace(&self.name))?;
+        let (stop, stopped) = oneshot::channel();
+        std::thread::spawn(move || {
+            let relayed = move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(std::io::Error::from)
+                .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
+                .and_then(|runtime| runtime.block_on(relay(listener, port, stopped)));
+            if let Err(error) = relayed {
+                eprintln!("the relay of port {port} ended: {error}");
+            }
+        });
+        self.relays.push(stop);
+        Ok(())
+    }
+}
+
+async fn relay(listener: std::net::TcpListener, port: u16, mut stopped: oneshot::Receiver<()>) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let there = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    loop {
+        let (mut near, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            _ = &mut stopped => return Ok(()),
+        };
+        tokio::spawn(async move {
+            if let Ok(mut far) = TcpStream::connect(there).await {
+                // Either side may break off; that is theirs to notice.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            }
+        });
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        self.relays.clear();
+        for child in self.dockerd.as_mut().into_iter().chain([&mut self.containerd]) {
+            // SIGTERM: dockerd then ends its containers.
+            if let Some(pid) = child.id() {
+                let _ = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < Duration::from_secs(20) && matches!(child.try_wait(), Ok(None)) {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+        for mount in mounts_below(self.dir.path()) {
+            let _ = std::process::Command::new("umount").arg(mount).status();
+        }
+        let _ = std::process::Command::new("ip").args(["netns", "delete", &self.name]).status();
+        for group in control_groups(&self.name) {
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+fn namespace(name: &str) -> String {
+    format!("/run/netns/{name}")
+}
+
+/// Deepest first.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut below: Vec<_> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .filter(|mount| mount.starts_with(dir))
+        .collect();
+    below.reverse();
+    below
+}
+
+/// In each hierarchy of version 1, or in the one of version 2.
+fn control_groups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join(name)));
+    hierarchies.chain([root.join(name)]).filter(|path| path.is_dir()).collect()
+}
+
+async fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{:?}: {said}", command.as_std());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::NetworkCreateRequest;
+
+    use super::*;
+    use crate::engine;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_engine_of_our_own_survives_its_kill_and_leaves_nothing() {
+        if engine::required_or_none("own engine").await.is_none() {
+            return;
+        }
+        let name = "bt-own-selftest";
+        let mut own = OwnEngine::start(name).await.unwrap();
+        let docker = own.connect().await.unwrap();
+        let network = NetworkCreateRequest { name: "edge".into(), ..NetworkCreateRequest::default() };
+        docker.create_network(network).await.unwrap();
+        own.kill().await.unwrap();
+        assert!(own.connect().await.is_err());
+        own.start_again().await.unwrap();
+        assert_eq!(
+            own.connect().await.unwrap().inspect_network("edge", None).await.unwrap().name.as_deref(),
+            Some("edge")
+        );
+        let host = engine::connect().await.unwrap();
+        assert!(host.inspect_network("edge", None).await.is_err(), "it must not be the host's");
+        let dir = own.dir.path().to_owned();
+        drop(own);
+        assert!(!dir.exists() && !Path::new(&namespace(name)).exists() && control_groups(name).is_empty());
+    }
+}

@@ -1,0 +1,75 @@
+//! The engine itself is killed under a running stack: one of the test's own, never the host's.
+
+use beaver_tests::{
+    engine,
+    own_engine::OwnEngine,
+    people::{Person, Provider, by_form},
+    provider::{CHAT, FakeProvider},
+    stack::{Stack, fake_provider_program},
+    steps::Steps,
+    web::Web,
+};
+
+use crate::{World, faults, report};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_docker_engine_is_killed() {
+    if engine::required_or_none("the kill of a Docker engine").await.is_none() {
+        return;
+    }
+    let prefix = Stack::prefix_for("own");
+    let own = OwnEngine::start(&prefix).await.unwrap();
+    let rule = FakeProvider::rule(&prefix);
+    let mut stack = Stack::up_on("own", own, &[("BEAVER_EGRESS_ALLOW", &rule)]).await.unwrap();
+    let mut steps = Steps::new("docker engine of the test's own");
+    let result = run(&mut steps, &mut stack).await;
+    report(&stack, result.is_err() || steps.failures() > 0).await;
+    let purged = stack.purge().await;
+    steps.end(result.and(purged)).unwrap();
+}
+
+async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
+    let docker = stack.docker().expect("a stack on Docker has an engine").clone();
+    let program = fake_provider_program()?;
+    let (prefix, network) = (stack.prefix().to_owned(), stack.network());
+    let own = stack.own_engine().expect("it is the test's own");
+    let provider = FakeProvider::on_own_engine(own, &docker, &prefix, &network, &program).await?;
+    let (alice, bob) = (Person::new("alice"), Person::new("bob"));
+    let before;
+    {
+        let world = World { stack, provider: &provider, alice: alice.clone(), bob: bob.clone() };
+        for person in [&alice, &bob] {
+            let signing_up = async {
+                let mut web = Web::new("en")?;
+                by_form::sign_up(&mut web, stack, person).await?.expect(200)?;
+                by_form::ready(&mut web, stack).await?;
+                let good = Provider { base_url: provider.base_url(), model: CHAT, key: &person.key };
+                by_form::provide(&mut web, stack, good).await
+            };
+            steps.need(&format!("{} signs up and gives a provider", person.slug), signing_up).await?;
+        }
+        steps.need("alice chats", world.say_something("canary-prompt-before-the-engine-died")).await?;
+        before = world.everything().await?;
+    }
+    let carol = Person::new("carol");
+    let mut web = Web::new("en")?;
+    steps
+        .need("SIGKILL to the engine in the middle of a sign-up, and its start", async {
+            by_form::sign_up(&mut web, stack, &carol).await?.expect(200)?;
+            let own = stack.own_engine().expect("it is the test's own");
+            own.kill().await?;
+            own.start_again().await
+        })
+        .await?;
+    let world = World { stack, provider: &provider, alice, bob };
+    steps.check("everything said before is there", world.whole_again(&before)).await;
+    steps.check("one goes on chatting", world.say_something("canary-prompt-after-the-engine-died")).await;
+    steps
+        .check("the sign-up in its middle comes to its end", async {
+            by_form::ready(&mut web, stack).await?;
+            by_form::enter(&mut web, stack, "carol").await.map(drop)
+        })
+        .await;
+    steps.check("nothing is doubled", faults::no_doubles(&docker, &prefix, 3)).await;
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The whole path on each engine, against the stack that `beaver up` made: two people who have never met sign up, get a
+//! workspace each, give it a provider and talk to a model. Then everything is broken once.
+
+mod docker;
+mod engine_restart;
+mod faults;
+mod journey;
+mod leaks;
+mod looks;
+mod postgres;
+mod process;
+mod sdk;
+mod strangers;
+
+use beaver_tests::{browser::Browser, people::Person, provider::FakeProvider, stack::Stack};
+
+/// What a run is made of.
+struct World<'a> {
+    stack: &'a Stack,
+    provider: &'a FakeProvider,
+    /// Reads English.
+    alice: Person,
+    /// Reads Chinese.
+    bob: Person,
+}
+
+/// The browsers of the two.
+struct Browsers {
+    alice: Browser,
+    bob: Browser,
+}
+
+impl Browsers {
+    async fn start() -> anyhow::Result<Self> {
+        let (alice, bob) = tokio::try_join!(Browser::start("en-US,en;q=0.9"), Browser::start("zh-CN,zh;q=0.9"))?;
+        Ok(Self { alice, bob })
+    }
+}
+
+/// Where to look when a run failed.
+async fn report(stack: &Stack, failed: bool) {
+    if failed {
+        let kept = stack.keep_logs().await;
+        beaver_tests::say(format!("{}: logs are kept in {}", stack.engine().name(), kept.display()));
+    }
+}

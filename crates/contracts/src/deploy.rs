@@ -7,7 +7,7 @@
 //! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
 //! | `POST /api/instances/{id}/stop`, `/start`, `/restart`, `/retry` | [`OnBehalfOf`] | 202 [`Instance`] |
 //! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`]: for operators |
-//! | `GET /api/instances/{id}/events?account_id=&after=` | – | 200 [`EventList`] |
+//! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
 //! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
 //! | `GET /api/routes` | – | NDJSON, see [`crate::routes`] |
 //!
@@ -215,10 +215,14 @@ pub enum EventCode {
     EngineBack,
 }
 
+/// How many events one answer has at most.
+pub const EVENT_PAGE: i64 = 200;
+
 /// Events, oldest first.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventList {
-    /// The page: those with a `seq` over `after`, at most 200.
+    /// Those with a `seq` over `after` (0 when it is not given): the oldest [`EVENT_PAGE`] of them, or with `last`, from 1
+    /// to [`EVENT_PAGE`], so many of the newest.
     pub events: Vec<Event>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contracts::{
     ProblemDetails,
-    deploy::{Desired, EventCode, Instance, InstanceList, InstanceUpdate, Phase},
+    deploy::{Desired, EventCode, EventList, Instance, InstanceList, InstanceUpdate, Phase},
     routes::{RouteMessage, RouteState},
 };
 use http::StatusCode;
@@ -286,5 +286,46 @@ async fn two_wishes_at_once_are_both_counted() {
         let settled = service.settled(&alice, Phase::Ready).await;
         assert_eq!(settled.applied_config_generation, 5);
         assert_eq!(world.current_config(alice.id).generation, 5);
+    }
+}
+
+#[tokio::test]
+async fn the_newest_events_are_answered_oldest_first() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        // More than an answer holds.
+        for _ in 0..105 {
+            service.wish(&alice, "stop").await;
+            service.wish(&alice, "start").await;
+        }
+        service.settled(&alice, Phase::Ready).await;
+        let events = async |query: &str| {
+            let path = format!("/api/instances/{}/events?account_id={}{query}", alice.id, alice.account);
+            service.get::<EventList>(&path).await.1.events
+        };
+        let mut all = events("").await;
+        assert_eq!(all.len(), 200, "{}", world.store.name());
+        while let Some(last) = all.last().map(|event| event.seq) {
+            let more = events(&format!("&after={last}")).await;
+            if more.is_empty() {
+                break;
+            }
+            all.extend(more);
+        }
+        assert!(all.len() > 210 && all.iter().map(|event| event.seq).eq(1..=all.len() as i64));
+
+        for last in [1, 7, 200] {
+            assert_eq!(events(&format!("&last={last}")).await, all[all.len() - last..], "{}", world.store.name());
+        }
+        let after = all.len() as i64 - 3;
+        assert_eq!(events(&format!("&last=200&after={after}")).await, all[all.len() - 3..], "no older than asked for");
+        assert_eq!(events(&format!("&last=2&after={after}")).await, all[all.len() - 2..]);
+        for wrong in ["0", "-1", "201", "many"] {
+            let path = format!("/api/instances/{}/events?account_id={}&last={wrong}", alice.id, alice.account);
+            let (status, problem) = service.get::<ProblemDetails>(&path).await;
+            assert_eq!((status, problem.code.as_str()), (StatusCode::BAD_REQUEST, "invalid_request"), "{wrong}");
+        }
     }
 }

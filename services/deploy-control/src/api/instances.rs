@@ -3,7 +3,9 @@
 use axum::extract::{Path, Query, State};
 use contracts::{
     AccountId, InstanceId, ProblemDetails, Slug,
-    deploy::{ConfigureProvider, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance, ResolveInstance},
+    deploy::{
+        ConfigureProvider, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance, ResolveInstance,
+    },
 };
 use http::StatusCode;
 use serde::Deserialize;
@@ -164,16 +166,27 @@ pub(super) async fn list(
 
 /// `?account_id=&after=`.
 #[derive(Debug, Deserialize)]
-pub(super) struct EventQuery {
+pub(super) struct StreamQuery {
     pub(super) account_id: AccountId,
     #[serde(default)]
     pub(super) after: i64,
 }
 
-/// What happened to it, oldest first.
+/// `?account_id=&after=&last=`.
+#[derive(Debug, Deserialize)]
+pub(super) struct EventQuery {
+    account_id: AccountId,
+    #[serde(default)]
+    after: i64,
+    last: Option<i64>,
+}
+
+/// What happened to it, oldest first: from `after` on, or the newest `last`.
 #[utoipa::path(get, path = "/api/instances/{id}/events",
-    params(("id" = InstanceId, Path), ("account_id" = AccountId, Query), ("after" = Option<i64>, Query)),
-    responses((status = 200, body = EventList), (status = 404, body = ProblemDetails)))]
+    params(("id" = InstanceId, Path), ("account_id" = AccountId, Query), ("after" = Option<i64>, Query),
+        ("last" = Option<i64>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, body = EventList), (status = 400, body = ProblemDetails),
+        (status = 404, body = ProblemDetails)))]
 pub(super) async fn events(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -181,5 +194,10 @@ pub(super) async fn events(
 ) -> Result<Json<EventList>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let row = api.registry.get_owned(parse(&id)?, query.account_id).await?;
-    Ok(Json(EventList { events: api.registry.events(row.id, query.after).await? }))
+    let events = match query.last {
+        None => api.registry.events(row.id, query.after).await?,
+        Some(last) if (1..=EVENT_PAGE).contains(&last) => api.registry.last_events(row.id, query.after, last).await?,
+        Some(_) => return Err(Problem::bad_request(format!("last must be from 1 to {EVENT_PAGE}"))),
+    };
+    Ok(Json(EventList { events }))
 }

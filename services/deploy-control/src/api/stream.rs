@@ -6,7 +6,10 @@ use axum::{
     extract::{Path, Query, State},
     response::sse::{Event as SseEvent, KeepAlive, Sse},
 };
-use contracts::{AccountId, InstanceId, ProblemDetails, deploy::InstanceUpdate};
+use contracts::{
+    AccountId, InstanceId, ProblemDetails,
+    deploy::{EVENT_PAGE, InstanceUpdate},
+};
 use futures_util::{Stream, stream};
 use http::HeaderMap;
 use service::Problem;
@@ -14,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     Api,
-    instances::{EventQuery, parse},
+    instances::{StreamQuery, parse},
 };
 use crate::{chain, registry};
 
@@ -33,7 +36,7 @@ pub(super) async fn stream(
     State(api): State<Api>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    query: Result<Query<EventQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<StreamQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let id = parse(&id)?;
@@ -95,7 +98,7 @@ impl Watching {
             let page = self.api.registry.events(self.id, after).await?;
             let Some(last) = page.last() else { break };
             after = last.seq;
-            let full = page.len() as i64 == registry::EVENT_PAGE;
+            let full = page.len() as i64 == EVENT_PAGE;
             events.extend(page);
             if !full {
                 break;

@@ -11,7 +11,7 @@ mod wishes;
 use clock::Clock;
 use contracts::{
     AccountId, InstanceId, Slug,
-    deploy::{Event, EventCode},
+    deploy::{EVENT_PAGE, Event, EventCode},
 };
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 use store::Store;
@@ -24,9 +24,6 @@ use row::{Columns, EventColumns, word};
 
 /// The tables.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/deploy-control");
-
-/// How many events one page has at most.
-pub const EVENT_PAGE: i64 = 200;
 
 /// Why the registry did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +172,23 @@ impl Registry {
             .fetch_all(self.store.pool())
             .await?;
         events.into_iter().map(Event::try_from).collect()
+    }
+
+    /// The newest `last` events after `after`, at most [`EVENT_PAGE`], oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn last_events(&self, id: InstanceId, after: i64, last: i64) -> Result<Vec<Event>, Error> {
+        let sql = "SELECT seq, at_ms, code, actor, detail FROM events WHERE instance_id = $1 AND seq > $2 \
+                   ORDER BY seq DESC LIMIT $3";
+        let events = sqlx::query_as::<_, EventColumns>(sql)
+            .bind(id.to_string())
+            .bind(after)
+            .bind(last.clamp(0, EVENT_PAGE))
+            .fetch_all(self.store.pool())
+            .await?;
+        events.into_iter().rev().map(Event::try_from).collect()
     }
 }
 

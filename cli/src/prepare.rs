@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, Permissions},
-    io,
     os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
@@ -54,19 +53,18 @@ pub fn remove_data() -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Removes the directories of a stack, and the data directory itself once it is empty and ours to remove.
+/// Removes the directories of a stack; what else is in the data directory stays. People wrote these trees, so they are
+/// as deep, as wide and as locked as people like.
 ///
 /// # Errors
 /// When something cannot be removed.
 pub fn remove_directories(data: &Path) -> anyhow::Result<()> {
+    let root = match beneath::Root::open(data) {
+        Err(beneath::Error::NotFound { .. }) => return Ok(()),
+        other => other?,
+    };
     for name in DIRECTORIES {
-        let path = data.join(name);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
+        root.remove_tree(name).with_context(|| format!("cannot remove {}", data.join(name).display()))?;
     }
     remembered::forget(data).with_context(|| format!("cannot clear {}", data.display()))?;
     Ok(())
@@ -94,7 +92,16 @@ fn give(path: &Path, owner: u32) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::{
+        fs::{Mode, OFlags, mkdirat, openat},
+        process::{Resource, Rlimit, getrlimit, setrlimit},
+    };
+
     use super::*;
+
+    const LEVELS: usize = 5_000;
+    /// As many handles as the tests here may have at once.
+    const HANDLES: u64 = 512;
 
     #[test]
     fn only_our_own_directories_are_removed_and_no_link_is_followed() {
@@ -107,7 +114,27 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, data.join("instances/i-1/data/link")).unwrap();
         remembered::write(&data, EngineKind::Docker).unwrap();
         remove_directories(&data).unwrap();
-        assert!(!data.join("instances").exists() && !data.join("engine").exists());
+        assert!(["instances", "engine"].iter().all(|name| !data.join(name).exists()));
         assert!(data.join("letter.txt").exists() && elsewhere.join("kept").exists());
+        remove_directories(&folder.path().join("never-made")).unwrap();
+    }
+
+    /// Whoever walks down a tree with a handle for each level does not come back from this one.
+    #[test]
+    fn a_tree_without_a_bottom_and_a_locked_directory_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = folder.path().join("instances/i-1/data");
+        fs::create_dir_all(theirs.join("locked/inner")).unwrap();
+        fs::write(theirs.join("locked/inner/file"), "").unwrap();
+        fs::set_permissions(theirs.join("locked"), Permissions::from_mode(0o000)).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(HANDLES), ..getrlimit(Resource::Nofile) }).unwrap();
+        let mut here = rustix::fs::open(&theirs, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..LEVELS {
+            mkdirat(&here, "deeper", Mode::RWXU).unwrap();
+            here = openat(&here, "deeper", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        drop(here);
+        remove_directories(folder.path()).unwrap();
+        assert!(!folder.path().join("instances").exists());
     }
 }

@@ -46,9 +46,9 @@ pub async fn down(place: &Place, options: &Down, ui: &Ui) -> anyhow::Result<Exit
     compose.run(&stack, &["down", "--remove-orphans"]).await?;
     step.done(text!(ui, "services are stopped", "服务已停止"));
     // After deploy-control is gone, so that nobody starts them again; what people wanted stays as it is.
-    let step = ui.step(text!(ui, "stopping the workspaces", "正在停止工作空间"));
+    let step = ui.step(text!(ui, "stopping the workspaces", "正在停止工作区"));
     let count = up::stop_instances(&engine, &stack).await?;
-    step.done(text!(ui, "{count} workspaces are stopped", "已停止 {count} 个工作空间"));
+    step.done(text!(ui, "{count} workspaces are stopped", "已停止 {count} 个工作区"));
     let data = stack.data_dir.display();
     ui.line(text!(
         ui,
@@ -62,12 +62,12 @@ pub async fn down(place: &Place, options: &Down, ui: &Ui) -> anyhow::Result<Exit
 /// bring workspaces back; then workspaces go, their data, services and network, images. Data goes before the network,
 /// because compose makes the network anew for whatever it runs.
 async fn purge(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> anyhow::Result<Exit> {
-    let step = ui.step(text!(ui, "removing the workspaces", "正在删除工作空间"));
+    let step = ui.step(text!(ui, "removing the workspaces", "正在删除工作区"));
     compose.run(stack, &["stop"]).await?;
     let instances: Vec<String> = engine.instances(stack).await?.into_iter().filter_map(|c| c.id).collect();
     try_join_all(instances.iter().map(|id| engine.remove(id))).await?;
     let count = instances.len();
-    step.done(text!(ui, "{count} workspaces are removed", "已删除 {count} 个工作空间"));
+    step.done(text!(ui, "{count} workspaces are removed", "已删除 {count} 个工作区"));
 
     let data = stack.data_dir.display().to_string();
     let step = ui.step(text!(ui, "removing the data in {data}", "正在删除 {data} 中的数据"));

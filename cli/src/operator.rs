@@ -37,7 +37,7 @@ pub fn print_addresses(stack: &Stack, ui: &Ui) -> Result<(), settings::Error> {
     let public = stack.env.public_address()?;
     let (portal, workspace) = (public.portal_origin(), public.workspace_origin("<name>"));
     println!("{}", text!(ui, "People sign up and sign in at: {portal}", "用户在此注册和登录:{portal}"));
-    println!("{}", text!(ui, "Workspaces are at:             {workspace}", "工作空间的地址:{workspace}"));
+    println!("{}", text!(ui, "Workspaces are at:             {workspace}", "工作区的地址:{workspace}"));
     if public.base_domain() == "localhost" || public.base_domain().ends_with(".localhost") {
         println!(
             "{}",

@@ -56,14 +56,14 @@ pub async fn run(stack: &Stack, unasked: bool, ui: &Ui) -> anyhow::Result<Exit> 
             ui,
             "! No container engine was found on this host, so workspaces run as plain processes of your own user.\n\
              ! NOTHING ISOLATES THEM from each other or from you. Good for a try; not for people you do not trust.",
-            "! 本机没有容器引擎,因此工作空间将作为你自己账号下的普通进程运行。\n\
+            "! 本机没有容器引擎,因此工作区将作为你自己账号下的普通进程运行。\n\
              ! 它们彼此之间、与你之间没有任何隔离。仅适合试用,不要给不信任的人使用。"
         ));
     } else {
         ui.line(text!(
             ui,
             "! process engine: nothing isolates workspaces from each other or from you",
-            "! 进程引擎:工作空间彼此之间、与你之间没有任何隔离"
+            "! 进程引擎:工作区彼此之间、与你之间没有任何隔离"
         ));
     }
     make_directories(stack)?;

@@ -101,7 +101,7 @@ fn print(status: &Status, ui: &Ui) {
     println!("{}", table(&rows));
     if let Some(instances) = &status.instances {
         let mut rows = vec![[
-            text!(ui, "WORKSPACE", "工作空间"),
+            text!(ui, "WORKSPACE", "工作区"),
             text!(ui, "PHASE", "阶段"),
             text!(ui, "WANTED", "期望"),
             text!(ui, "ADDRESS", "地址"),

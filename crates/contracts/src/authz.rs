@@ -8,7 +8,7 @@
 //! | `GET /portal/slugs/{text}` | – | 200 [`SlugAvailability`] |
 //! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/session` | [`SessionToken`] | 200 [`Session`]; 401 `session_ended` |
-//! | `POST /portal/logout` | [`Logout`] | 200 [`LoggedOut`] |
+//! | `POST /portal/logout` | [`Logout`] | 204 |
 //! | `POST /portal/retry-delivery` | [`SessionToken`] | 200 [`Session`], after an attempt; 401 `session_ended` |
 //! | `POST /portal/assertion` | [`AssertionRequest`] | 200 [`AssertionIssued`]; 404 when the slug is not the person's |
 //! | `GET /portal/operator` | – | 200 [`OperatorState`] |
@@ -97,8 +97,7 @@ pub struct Login {
     pub password: SecretString,
     /// The client's address, for counting failures.
     pub client_address: String,
-    /// The token of a session to end when this one begins: no fixation. What its person's instance made of it ends too
-    /// ([`SignedIn::ended`]).
+    /// The token of a session to end when this one begins: no fixation. What its person's instance made of it ends too.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "expose_option")]
     #[schema(value_type = Option<String>)]
     pub replaces: Option<SecretString>,
@@ -120,9 +119,6 @@ pub struct SignedIn {
     pub session_token: SecretString,
     /// The session.
     pub session: Session,
-    /// What must end in an instance because this session replaces another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<LoggedOut>,
 }
 
 /// A session and whose it is.
@@ -171,7 +167,8 @@ pub struct SessionToken {
     pub session_token: SecretString,
 }
 
-/// Ends a session, or all of that person's, and with it what the person's instance made of it.
+/// Ends a session, or all of that person's, and with it what the person's instance made of it: the instance is told until
+/// it has heard it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Logout {
@@ -183,17 +180,6 @@ pub struct Logout {
     /// long forgotten.
     #[serde(default)]
     pub everywhere: bool,
-}
-
-/// What must now end in the person's instance: hand each assertion to its `POST /api/auth/logout`.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct LoggedOut {
-    /// The person's instance, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance_id: Option<InstanceId>,
-    /// Assertions with `purpose: logout`: one with the `sid` of the session that ended, or, when all ended, one without
-    /// `sid`, at which the instance ends every session it has.
-    pub assertions: Vec<String>,
 }
 
 /// Asks for an assertion about the person of a session, for their own instance.

@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use contracts::authz::{IDEMPOTENCY_KEY, LoggedOut, Login, Logout, RegisterAccount, Role, SignedIn};
+use contracts::authz::{IDEMPOTENCY_KEY, Login, Logout, RegisterAccount, Role, SignedIn};
 use http::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -220,10 +220,7 @@ pub async fn login(
         };
         let request = portal.authz().request(Method::POST, "/portal/login").timeout(PATIENCE);
         match portal.authz().json::<SignedIn>(request.json(&body)).await {
-            Ok(mut signed_in) => {
-                if let Some(ended) = signed_in.ended.take() {
-                    portal.end_workspace_sessions(ended);
-                }
+            Ok(signed_in) => {
                 let operator = signed_in.session.role == Role::Operator && next == Next::Home;
                 let mut response = see_other(&if operator { Next::Operator.location() } else { next.location() });
                 begin(&portal, &mut response, &signed_in);
@@ -264,12 +261,9 @@ pub async fn logout_everywhere(State(portal): State<Portal>, visit: Visit) -> Re
 async fn sign_out(portal: &Portal, visit: Visit, everywhere: bool) -> Result<Response, Problem> {
     if let (Some(session_token), Some(_)) = (visit.token, visit.session) {
         let body = Logout { session_token, everywhere };
-        match portal.authz().post::<LoggedOut>("/portal/logout", &body).await {
-            Ok(ended) => portal.end_workspace_sessions(ended),
-            Err(error) if error.code() == Some("session_ended") => {}
-            // The cookie stays: to say "signed out" while the session lives would be a lie.
-            Err(error) => return Err(away(error)),
-        }
+        // Else the cookie stays: to say "signed out" while the session lives would be a lie. What the workspace made of the
+        // session is authz's to end.
+        portal.authz().post::<()>("/portal/logout", &body).await.map_err(away)?;
     }
     let mut response = see_other("/login?signed_out=1");
     end(portal, &mut response);

@@ -62,12 +62,10 @@ pub async fn run(env: settings::Env, stop: Shutdown) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on PORTAL_INTERNAL_LISTEN {}", config.internal_listen))?;
     let portal = Portal::new(config, Clock::system(), Entropy::system(), stop.clone());
     tracing::info!(address = %public.local_addr()?, "the portal listens");
-    let result = tokio::try_join!(
+    tokio::try_join!(
         service::serve(public, router(portal.clone()), stop.clone()),
         service::serve(internal, internal_router(&portal), stop),
-    );
-    portal.finish_background_work().await;
-    result?;
+    )?;
     Ok(())
 }
 

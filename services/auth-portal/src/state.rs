@@ -1,26 +1,13 @@
 //! What every request handler is given.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use clock::{Clock, Entropy};
-use contracts::{
-    InstanceId,
-    authz::LoggedOut,
-    instance::{EndSessions, internal_path},
-};
-use http::Method;
 use ipnet::IpNet;
 use service::{ServiceClient, Shutdown};
 use settings::PublicAddress;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use crate::{Config, slugs::Limiter, sse::Listeners};
-
-/// How long one workspace may take to hear that sessions ended.
-const GOODBYE: Duration = Duration::from_secs(5);
-/// How many workspaces are told so at once, over all people.
-const GOODBYES_AT_ONCE: usize = 16;
 
 /// The portal: clients of the other services, and nothing that must outlive it. Cloning is cheap.
 #[derive(Clone)]
@@ -37,8 +24,6 @@ struct Inner {
     limiter: Limiter,
     listeners: Listeners,
     stop: Shutdown,
-    background: TaskTracker,
-    goodbyes: Arc<Semaphore>,
 }
 
 impl Portal {
@@ -56,8 +41,6 @@ impl Portal {
             clock,
             entropy,
             stop,
-            background: TaskTracker::new(),
-            goodbyes: Arc::new(Semaphore::new(GOODBYES_AT_ONCE)),
         }))
     }
 
@@ -109,37 +92,5 @@ impl Portal {
     /// Cancelled when the portal ends.
     pub fn stop(&self) -> &Shutdown {
         &self.0.stop
-    }
-
-    /// Tells a person's workspace, in the background and once, that sessions ended. What cannot be told is left to the
-    /// workspace's own time limits.
-    pub fn end_workspace_sessions(&self, ended: LoggedOut) {
-        let Some(instance) = ended.instance_id else { return };
-        let portal = self.clone();
-        self.0.background.spawn(async move {
-            for assertion in ended.assertions {
-                let Ok(_turn) = portal.0.goodbyes.acquire().await else { return };
-                portal.goodbye(instance, assertion).await;
-            }
-        });
-    }
-
-    async fn goodbye(&self, instance: InstanceId, assertion: String) {
-        let request = self
-            .router()
-            .request(Method::POST, &internal_path(instance, "/api/auth/logout"))
-            .timeout(GOODBYE)
-            .json(&EndSessions { assertion });
-        if let Err(error) = self.router().send(request).await {
-            tracing::warn!(%instance, cause = format!("{:#}", anyhow::Error::from(error)), "a workspace could not be told that a session ended");
-        }
-    }
-
-    /// Waits, for a few seconds at most, until the background work is done.
-    pub async fn finish_background_work(&self) {
-        self.0.background.close();
-        if tokio::time::timeout(GOODBYE, self.0.background.wait()).await.is_err() {
-            tracing::warn!("some workspaces were not told that sessions ended");
-        }
     }
 }

@@ -40,8 +40,12 @@ pub(crate) struct App {
     pub keys: KeyRing,
     pub passwords: Passwords,
     pub deploy: ServiceClient,
-    /// Wakes the worker of deliveries.
-    pub nudge: Notify,
+    /// The router's internal listener: the way to an instance.
+    pub router: ServiceClient,
+    /// Wakes the worker of [`crate::deliveries`].
+    pub deliveries_nudge: Notify,
+    /// Wakes the worker of [`crate::goodbyes`].
+    pub goodbyes_nudge: Notify,
 }
 
 impl App {
@@ -63,8 +67,21 @@ impl App {
             outcome => outcome.context("cannot open the signing keys")?,
         };
         let deploy = ServiceClient::new("deploy-control", config.deploy_url.clone(), config.deploy_token.clone());
+        let router = ServiceClient::new("router-proxy", config.router_url.clone(), config.router_token.clone());
         let passwords = Passwords::new(entropy.clone())?;
-        Ok(Arc::new(Self { config, store, clock, entropy, seal, keys, passwords, deploy, nudge: Notify::new() }))
+        Ok(Arc::new(Self {
+            config,
+            store,
+            clock,
+            entropy,
+            seal,
+            keys,
+            passwords,
+            deploy,
+            router,
+            deliveries_nudge: Notify::new(),
+            goodbyes_nudge: Notify::new(),
+        }))
     }
 
     /// An id that nobody can guess: 16 random bytes in base64url.

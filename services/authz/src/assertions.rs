@@ -1,9 +1,9 @@
 //! What authz says to an instance about a person: assertions and edge tokens.
 
-use contracts::{AccountId, Slug, authz::LoggedOut};
+use contracts::{AccountId, Slug};
 use token::{Assertion, Claims, Edge, Kind, Purpose};
 
-use crate::{accounts::Account, app::App};
+use crate::app::App;
 
 /// How long an assertion holds.
 const ASSERTION_S: i64 = 60;
@@ -23,18 +23,6 @@ pub(crate) fn assertion(
     let iat = app.clock.now_s();
     let extra = Assertion { sid, purpose, bind };
     app.keys.sign(Kind::Assertion, &claims(app, account, slug, iat, iat + ASSERTION_S, extra))
-}
-
-/// What the account's instance must hear: that the sessions made under `sid` ended, or, without one, all it has.
-///
-/// # Errors
-/// When signing fails.
-pub(crate) fn logged_out(app: &App, account: &Account, sid: Option<String>) -> Result<LoggedOut, token::Error> {
-    let assertions = match &account.slug {
-        Some(slug) => vec![assertion(app, account.id, slug, Purpose::Logout, sid, None)?],
-        None => vec![],
-    };
-    Ok(LoggedOut { instance_id: account.instance_id, assertions })
 }
 
 /// The proof of the owner's browser that the router knows: for as long as the portal session lasts at most, and no longer

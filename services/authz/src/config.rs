@@ -28,6 +28,10 @@ pub(crate) struct Config {
     pub deploy_url: Url,
     /// What deploy-control is shown.
     pub deploy_token: SecretString,
+    /// Where the router's internal listener is.
+    pub router_url: Url,
+    /// What the router is shown.
+    pub router_token: SecretString,
 }
 
 impl Config {
@@ -50,6 +54,8 @@ impl Config {
             seal_key: env.secret("BEAVER_SEAL_KEY")?,
             deploy_url: env.url("BEAVER_DEPLOY_URL")?,
             deploy_token: env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
+            router_url: env.url("BEAVER_ROUTER_INTERNAL_URL")?,
+            router_token: env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?,
         })
     }
 }
@@ -80,11 +86,12 @@ mod tests {
             ("BEAVER_OPERATOR_TOKEN", "b".repeat(32)),
             ("BEAVER_SEAL_KEY", "c".repeat(32)),
             ("BEAVER_DEPLOY_TOKEN", "d".repeat(32)),
+            ("BEAVER_ROUTER_INTERNAL_TOKEN", "e".repeat(32)),
         ])
     }
 
     #[test]
-    fn the_defaults_and_four_secrets_suffice() {
+    fn the_defaults_and_five_secrets_suffice() {
         let config = Config::from_env(&env()).unwrap();
         assert_eq!(config.issuer, "http://beaver-authz-service:19090");
         assert!(matches!(config.database, Database::Sqlite(path) if path.ends_with("runtime/authz/authz.db")));
@@ -98,7 +105,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_ambiguous_is_named() {
-        for key in ["BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_OPERATOR_TOKEN", "BEAVER_SEAL_KEY", "BEAVER_DEPLOY_TOKEN"] {
+        for key in [
+            "BEAVER_AUTHZ_INTERNAL_TOKEN",
+            "BEAVER_OPERATOR_TOKEN",
+            "BEAVER_SEAL_KEY",
+            "BEAVER_DEPLOY_TOKEN",
+            "BEAVER_ROUTER_INTERNAL_TOKEN",
+        ] {
             let error = Config::from_env(&env().with(key, "")).err().unwrap().to_string();
             assert!(error.starts_with(key), "{error}");
         }

@@ -1,9 +1,9 @@
-//! The outbox: every sign-up tells deploy-control of its instance, now or as soon as it can.
+//! The outbox of sign-ups: every one tells deploy-control of its instance, now or as soon as it can.
 //!
 //! The row is committed with the account, so no crash between the two can lose an instance. deploy-control takes the same
 //! instance twice as once, so a delivery whose answer was lost is simply repeated. A refusal that would be the same tomorrow
-//! (409, 422) ends the attempts until the person asks for another: the row stays as `refused`, is logged, logged again at each start, and counted in the
-//! metric `authz_deliveries_refused`.
+//! (409, 422) ends the attempts until the person asks for another: the row stays as `refused`, is logged, logged again at
+//! each start, and counted in the metric `authz_deliveries_refused`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,28 +11,25 @@ use contracts::deploy::{Instance, RegisterInstance};
 use http::Method;
 use service::{CallError, Problem, Shutdown};
 use sqlx::AnyConnection;
+use tokio::sync::Notify;
 
 use crate::{
     accounts::Account,
     app::App,
+    outbox::{self, Outbox},
     refused::{Answer, Refused},
 };
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
-/// How long nobody else tries what somebody is trying.
-const LEASE_MS: i64 = 15_000;
 /// How long a sign-up's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the worker rests at the most: another process may have left something.
-const LONGEST_REST: Duration = Duration::from_secs(30);
-/// The longest pause between two attempts: somebody watches a page and waits, and an attempt is one small request.
-const LONGEST_PAUSE_MS: i64 = 5_000;
-/// How many are tried at once.
-const AT_ONCE: i64 = 8;
+/// The first and the longest pause between two attempts: somebody watches a page and waits, and an attempt is one small request.
+const PAUSES_MS: (i64, i64) = (500, 5_000);
 
+/// An instance that deploy-control has yet to take.
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(crate) struct Delivery {
     instance_id: String,
     account_id: String,
     slug: String,
@@ -52,7 +49,7 @@ pub(crate) async fn insert(db: &mut AnyConnection, app: &App, account: &Account)
     .bind(instance_id.to_string())
     .bind(account.id.to_string())
     .bind(slug.to_string())
-    .bind(now + LEASE_MS)
+    .bind(now + outbox::LEASE_MS)
     .bind(now)
     .execute(db)
     .await?;
@@ -75,7 +72,7 @@ pub(crate) async fn retry(app: &Arc<App>, account: &Account) -> Result<(), sqlx:
         "UPDATE deliveries SET state = 'pending', attempts = 0, next_attempt_at_ms = $1
          WHERE instance_id = $2 AND state = 'refused'",
     )
-    .bind(app.clock.now_ms() + LEASE_MS)
+    .bind(app.clock.now_ms() + outbox::LEASE_MS)
     .bind(instance_id.to_string())
     .execute(app.store.pool())
     .await?;
@@ -89,16 +86,13 @@ pub(crate) async fn retry(app: &Arc<App>, account: &Account) -> Result<(), sqlx:
 /// Tries a delivery that [`insert`] leased to the caller, and waits a moment for it; it goes on when the caller does not.
 pub(crate) async fn deliver_now(app: &Arc<App>, account: &Account) {
     let (Some(instance_id), Some(slug)) = (account.instance_id, &account.slug) else { return };
-    let row = Row {
+    let row = Delivery {
         instance_id: instance_id.to_string(),
         account_id: account.id.to_string(),
         slug: slug.to_string(),
         attempts: 0,
     };
-    let app = Arc::clone(app);
-    let attempt = tokio::spawn(async move { attempt(&app, row).await });
-    // What became of it is in the row; a sign-up is answered either way.
-    let _ = tokio::time::timeout(PATIENCE, attempt).await;
+    outbox::send_now(app, row, PATIENCE).await;
 }
 
 /// Delivers what is due, until `stop`.
@@ -106,85 +100,54 @@ pub(crate) async fn work(app: Arc<App>, stop: Shutdown) {
     if let Err(Refused(problem)) = say_refused(&app).await {
         tracing::warn!(?problem, "the refused deliveries cannot be read");
     }
-    while !stop.is_cancelled() {
-        let rest = match deliver_and_rest(&app).await {
-            Ok(rest) => rest,
-            Err(Refused(problem)) => {
-                tracing::warn!(?problem, "the deliveries cannot be read");
-                LONGEST_REST
-            }
-        };
-        tokio::select! {
-            () = app.nudge.notified() => {}
-            () = tokio::time::sleep(rest) => {}
-            () = stop.cancelled() => {}
-        }
-    }
+    outbox::work::<Delivery>(app, stop).await;
 }
 
-/// Delivers everything that is due; how long it is until something is again.
-async fn deliver_and_rest(app: &Arc<App>) -> Answer<Duration> {
-    while deliver_due(app).await? > 0 {}
-    let (next,): (Option<i64>,) =
-        sqlx::query_as("SELECT MIN(next_attempt_at_ms) FROM deliveries WHERE state = 'pending'")
+impl Outbox for Delivery {
+    const NAME: &'static str = "sign-ups";
+
+    async fn lease(app: &App, now_ms: i64, until_ms: i64) -> Result<Vec<Self>, sqlx::Error> {
+        sqlx::query_as(
+            "UPDATE deliveries SET next_attempt_at_ms = $1
+             WHERE state = 'pending' AND next_attempt_at_ms <= $2 AND instance_id IN
+                 (SELECT instance_id FROM deliveries WHERE state = 'pending' AND next_attempt_at_ms <= $2
+                  ORDER BY next_attempt_at_ms LIMIT $3)
+             RETURNING instance_id, account_id, slug, attempts",
+        )
+        .bind(until_ms)
+        .bind(now_ms)
+        .bind(outbox::AT_ONCE)
+        .fetch_all(app.store.pool())
+        .await
+    }
+
+    async fn next_due(app: &App) -> Result<Option<i64>, sqlx::Error> {
+        sqlx::query_scalar("SELECT MIN(next_attempt_at_ms) FROM deliveries WHERE state = 'pending'")
             .fetch_one(app.store.pool())
-            .await?;
-    let until = next.map(|next| u64::try_from(next - app.clock.now_ms()).unwrap_or(0).max(50));
-    Ok(until.map_or(LONGEST_REST, |ms| LONGEST_REST.min(Duration::from_millis(ms))))
-}
+            .await
+    }
 
-/// Leases and tries up to [`AT_ONCE`] deliveries that are due; how many it tried.
-pub(crate) async fn deliver_due(app: &Arc<App>) -> Answer<usize> {
-    let now = app.clock.now_ms();
-    let due: Vec<Row> = sqlx::query_as(
-        "UPDATE deliveries SET next_attempt_at_ms = $1
-         WHERE state = 'pending' AND next_attempt_at_ms <= $2 AND instance_id IN
-             (SELECT instance_id FROM deliveries WHERE state = 'pending' AND next_attempt_at_ms <= $2
-              ORDER BY next_attempt_at_ms LIMIT $3)
-         RETURNING instance_id, account_id, slug, attempts",
-    )
-    .bind(now + LEASE_MS)
-    .bind(now)
-    .bind(AT_ONCE)
-    .fetch_all(app.store.pool())
-    .await?;
-    let tried = due.len();
-    let attempts: Vec<_> = due
-        .into_iter()
-        .map(|row| {
-            let app = Arc::clone(app);
-            tokio::spawn(async move { attempt(&app, row).await })
-        })
-        .collect();
-    for one in attempts {
-        if let Err(error) = one.await {
-            tracing::error!(%error, "a delivery broke off");
+    async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
+        match offer(app, &self).await {
+            Ok(()) => {
+                tracing::info!(
+                    instance_id = self.instance_id,
+                    attempts = self.attempts + 1,
+                    "deploy-control took the instance"
+                );
+                remove(app, &self).await
+            }
+            Err(error) if matches!(error.status(), Some(409 | 422)) => refuse(app, &self, error).await,
+            Err(error) => postpone(app, &self, error).await,
         }
     }
-    Ok(tried)
-}
 
-/// One attempt, and what it means for the row.
-async fn attempt(app: &App, row: Row) {
-    let outcome = match offer(app, &row).await {
-        Ok(()) => {
-            tracing::info!(
-                instance_id = row.instance_id,
-                attempts = row.attempts + 1,
-                "deploy-control took the instance"
-            );
-            remove(app, &row).await
-        }
-        Err(error) if matches!(error.status(), Some(409 | 422)) => refuse(app, &row, error).await,
-        Err(error) => postpone(app, &row, error).await,
-    };
-    if let Err(error) = outcome {
-        // The lease runs out and it is tried again, which does no harm.
-        tracing::warn!(instance_id = row.instance_id, %error, "what became of a delivery was not written down");
+    fn nudge(app: &App) -> &Notify {
+        &app.deliveries_nudge
     }
 }
 
-async fn offer(app: &App, row: &Row) -> Result<(), CallError> {
+async fn offer(app: &App, row: &Delivery) -> Result<(), CallError> {
     let odd = CallError::Unexpected { service: "authz", status: 500 };
     let (Ok(instance_id), Ok(account_id), Ok(slug)) =
         (row.instance_id.parse(), row.account_id.parse(), row.slug.parse())
@@ -198,7 +161,7 @@ async fn offer(app: &App, row: &Row) -> Result<(), CallError> {
     Ok(())
 }
 
-async fn remove(app: &App, row: &Row) -> Result<(), sqlx::Error> {
+async fn remove(app: &App, row: &Delivery) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM deliveries WHERE instance_id = $1")
         .bind(row.instance_id.clone())
         .execute(app.store.pool())
@@ -206,7 +169,7 @@ async fn remove(app: &App, row: &Row) -> Result<(), sqlx::Error> {
         .map(drop)
 }
 
-async fn refuse(app: &App, row: &Row, error: CallError) -> Result<(), sqlx::Error> {
+async fn refuse(app: &App, row: &Delivery, error: CallError) -> Result<(), sqlx::Error> {
     let code = error.code().unwrap_or("unknown").to_owned();
     tracing::error!(
         instance_id = row.instance_id,
@@ -224,8 +187,8 @@ async fn refuse(app: &App, row: &Row, error: CallError) -> Result<(), sqlx::Erro
     count(app).await
 }
 
-async fn postpone(app: &App, row: &Row, error: CallError) -> Result<(), sqlx::Error> {
-    let pause = pause_ms(row.attempts, app.entropy.below(1_000));
+async fn postpone(app: &App, row: &Delivery, error: CallError) -> Result<(), sqlx::Error> {
+    let pause = outbox::pause_ms(row.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
     let code = error.code().unwrap_or("unreachable").to_owned();
     let cause = format!("{:#}", anyhow::Error::from(error));
     tracing::warn!(
@@ -242,13 +205,6 @@ async fn postpone(app: &App, row: &Row, error: CallError) -> Result<(), sqlx::Er
         .execute(app.store.pool())
         .await
         .map(drop)
-}
-
-/// Half a second, doubled with each attempt up to five seconds, and up to half as much again (`permille`, 0–999), so that many
-/// that failed together do not come back together.
-fn pause_ms(attempts: i64, permille: u64) -> i64 {
-    let base = LONGEST_PAUSE_MS.min(500 << attempts.clamp(0, 10));
-    base + base * i64::try_from(permille).unwrap_or(0) / 2_000
 }
 
 /// Counts the refused ones for the metrics.
@@ -270,15 +226,4 @@ async fn say_refused(app: &App) -> Answer<()> {
         tracing::error!(instance_id, code, "deploy-control refused this instance for good; its owner has none");
     }
     Ok(count(app).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_five_seconds_and_differ() {
-        assert_eq!([0, 1, 2, 7, 60].map(|attempts| pause_ms(attempts, 0)), [500, 1_000, 2_000, 5_000, 5_000]);
-        assert!((500..=750).contains(&pause_ms(0, 999)) && pause_ms(0, 999) > pause_ms(0, 1));
-    }
 }

@@ -12,10 +12,12 @@ mod config;
 mod deliveries;
 mod digest;
 mod email;
+mod goodbyes;
 mod keys;
 mod oauth;
 mod openapi;
 mod operator;
+mod outbox;
 mod password;
 mod portal;
 mod refused;
@@ -60,6 +62,7 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
     tracing::info!(%listen, database = %store.kind(), issuer = app.config.issuer, "ready");
     let mut work = tokio::task::JoinSet::new();
     work.spawn(crate::deliveries::work(Arc::clone(&app), stop.clone()));
+    work.spawn(crate::outbox::work::<crate::goodbyes::Goodbye>(Arc::clone(&app), stop.clone()));
     work.spawn(crate::cleanup::work(Arc::clone(&app), stop.clone()));
     work.spawn(look_after_keys(Arc::clone(&app), stop.clone()));
     let serving = async {

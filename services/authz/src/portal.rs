@@ -6,8 +6,9 @@ use axum::extract::State;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use contracts::{
     ProblemDetails,
-    authz::{AssertionIssued, AssertionRequest, LoggedOut, Logout, Purpose, Session, SessionToken},
+    authz::{AssertionIssued, AssertionRequest, Logout, Purpose, Session, SessionToken},
 };
+use http::StatusCode;
 use service::{Json, Problem};
 
 use crate::{app::App, assertions, deliveries, refused::Answer, sessions};
@@ -32,15 +33,12 @@ pub(crate) async fn retry_delivery(
     Ok(Json(Session { instance_error: deliveries::refusal(&app, &live.account).await?, ..live.view() }))
 }
 
-/// Ends a session, or all of that person's. A token without a session is as good as ended: 200 with nothing to hand on.
-#[utoipa::path(post, path = "/portal/logout", tag = "portal", request_body = Logout,
-    responses((status = 200, body = LoggedOut)))]
-pub(crate) async fn logout(State(app): State<Arc<App>>, Json(body): Json<Logout>) -> Answer<Json<LoggedOut>> {
-    let Some((account, sid)) = sessions::end_for_sign_out(&app, &body.session_token, body.everywhere).await? else {
-        return Ok(Json(LoggedOut { instance_id: None, assertions: vec![] }));
-    };
-    tracing::info!(account_id = %account.id, everywhere = body.everywhere, "signed out");
-    Ok(Json(assertions::logged_out(&app, &account, (!body.everywhere).then_some(sid))?))
+/// Ends a session, or all of that person's, here and in their instance, which hears of it as soon as it can. A token without
+/// a session is as good as ended.
+#[utoipa::path(post, path = "/portal/logout", tag = "portal", request_body = Logout, responses((status = 204)))]
+pub(crate) async fn logout(State(app): State<Arc<App>>, Json(body): Json<Logout>) -> Answer<StatusCode> {
+    sessions::sign_out(&app, &body.session_token, body.everywhere).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// An assertion about a session's person, for their own instance.
@@ -63,7 +61,7 @@ pub(crate) async fn assertion(
         (Purpose::ProviderTest, Some(_)) => {
             return Err(Problem::bad_request("bind is for login alone.").on_field("bind").into());
         }
-        // deploy-control gets the first from /backends/register, the portal the second from /portal/logout.
+        // deploy-control gets the first from /backends/register; the second is said by authz itself.
         (Purpose::Register | Purpose::Logout, _) => {
             return Err(Problem::bad_request("This purpose cannot be asked for here.").on_field("purpose").into());
         }

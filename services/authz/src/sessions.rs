@@ -1,5 +1,7 @@
 //! Portal sessions: a random token in the browser, its SHA-256 here.
 
+use std::sync::Arc;
+
 use contracts::authz::{Session, SignedIn};
 use secrecy::{ExposeSecret, SecretString};
 use service::Problem;
@@ -9,6 +11,7 @@ use crate::{
     accounts::{self, Account},
     app::App,
     digest::sha256,
+    goodbyes,
     refused::Answer,
 };
 
@@ -67,7 +70,7 @@ pub(crate) async fn begin(db: &mut AnyConnection, app: &App, account: &Account) 
     .bind(live.expires_at_ms)
     .execute(db)
     .await?;
-    Ok(SignedIn { session_token: token.into(), session: live.view(), ended: None })
+    Ok(SignedIn { session_token: token.into(), session: live.view() })
 }
 
 /// The session of a token, which this keeps alive.
@@ -116,23 +119,22 @@ pub(crate) async fn end(db: &mut AnyConnection, token: &SecretString) -> Answer<
     Ok(Some((account, sid)))
 }
 
-/// Ends the session of a token, or all sessions of its account. Gives the account and the token's session's id; nothing when
-/// the token has no session, which is as good as ended.
-pub(crate) async fn end_for_sign_out(
-    app: &App,
-    token: &SecretString,
-    everywhere: bool,
-) -> Answer<Option<(Account, String)>> {
+/// Ends the session of a token, or all sessions of its account, and what the account's instance made of them. A token
+/// without a session is as good as ended.
+pub(crate) async fn sign_out(app: &Arc<App>, token: &SecretString, everywhere: bool) -> Answer<()> {
     let mut transaction = app.store.begin().await?;
-    let Some((account, sid)) = end(&mut transaction, token).await? else { return Ok(None) };
+    let Some((account, sid)) = end(&mut transaction, token).await? else { return Ok(()) };
     if everywhere {
         sqlx::query("DELETE FROM sessions WHERE account_id = $1")
             .bind(account.id.to_string())
             .execute(&mut *transaction)
             .await?;
     }
+    let goodbye = goodbyes::insert(&mut transaction, app, &account, (!everywhere).then_some(sid.as_str())).await?;
     transaction.commit().await?;
-    Ok(Some((account, sid)))
+    tracing::info!(account_id = %account.id, everywhere, "signed out");
+    goodbyes::say_now(app, goodbye).await;
+    Ok(())
 }
 
 fn gone() -> Problem {

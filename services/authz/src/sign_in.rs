@@ -10,7 +10,7 @@ use contracts::{
 use http::StatusCode;
 use service::{Json, Problem};
 
-use crate::{accounts, app::App, assertions, password::Purpose, refused::Answer, sessions, throttle};
+use crate::{accounts, app::App, goodbyes, password::Purpose, refused::Answer, sessions, throttle};
 
 /// Checks a password and begins a session. Unknown people and wrong passwords get the same answer in the same time.
 #[utoipa::path(post, path = "/portal/login", tag = "portal", request_body = Login,
@@ -56,12 +56,14 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
         Some(before) => sessions::end(&mut transaction, before).await?,
         None => None,
     };
-    let mut signed_in = sessions::begin(&mut transaction, &app, &account).await?;
     // It may have been another person's: theirs is the instance that hears of it.
-    if let Some((before, sid)) = replaced.filter(|(before, _)| before.instance_id.is_some()) {
-        signed_in.ended = Some(assertions::logged_out(&app, &before, Some(sid))?);
-    }
+    let goodbye = match &replaced {
+        Some((before, sid)) => goodbyes::insert(&mut transaction, &app, before, Some(sid)).await?,
+        None => None,
+    };
+    let signed_in = sessions::begin(&mut transaction, &app, &account).await?;
     transaction.commit().await?;
+    goodbyes::say_now(&app, goodbye).await;
     metrics::counter!("authz_sign_ins_total", "outcome" => "ok").increment(1);
     tracing::info!(account_id = %account.id, sid = signed_in.session.sid, "signed in");
     Ok(Json(signed_in))

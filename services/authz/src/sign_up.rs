@@ -128,7 +128,7 @@ impl SignUp {
         let mut transaction = app.store.begin().await?;
         let signed_in = sessions::begin(&mut transaction, app, &account).await?;
         transaction.commit().await?;
-        app.nudge.notify_one();
+        app.deliveries_nudge.notify_one();
         Ok(Some(signed_in))
     }
 

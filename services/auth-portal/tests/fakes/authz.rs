@@ -13,7 +13,7 @@ use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, Slug,
     authz::{
-        AssertionIssued, AssertionRequest, IDEMPOTENCY_KEY, LoggedOut, Login, Logout, OperatorState, RegisterAccount,
+        AssertionIssued, AssertionRequest, IDEMPOTENCY_KEY, Login, Logout, OperatorState, RegisterAccount,
         RegisterOperator, Role, Session, SessionToken, SignedIn, SlugAvailability,
     },
 };
@@ -112,7 +112,7 @@ impl Authz {
             expires_at_ms: self.clock.now_ms() + 7 * 86_400_000,
         };
         inner.sessions.insert(token.clone(), session.clone());
-        SignedIn { session_token: token.into(), session, ended: None }
+        SignedIn { session_token: token.into(), session }
     }
 }
 
@@ -154,8 +154,7 @@ async fn register(State(authz): State<Authz>, headers: HeaderMap, Json(body): Js
         if *same != print {
             return problem(422, "idempotency_key_reused", None);
         }
-        let answer =
-            SignedIn { session_token: token.clone().into(), session: inner.sessions[token].clone(), ended: None };
+        let answer = SignedIn { session_token: token.clone().into(), session: inner.sessions[token].clone() };
         return (StatusCode::CREATED, Json(answer)).into_response();
     }
     let slug = match Slug::parse_new(&body.slug) {
@@ -203,12 +202,10 @@ async fn login(State(authz): State<Authz>, Json(body): Json<Login>) -> Response 
             && account.password == body.password.expose_secret()
     });
     let Some(account) = found.cloned() else { return problem(401, "bad_credentials", None) };
-    let replaced = replaces.and_then(|old| inner.sessions.remove(&old));
-    let mut signed_in = authz.begin(&mut inner, &account);
-    signed_in.ended = replaced
-        .filter(|old| old.instance_id.is_some())
-        .map(|old| LoggedOut { instance_id: old.instance_id, assertions: vec![format!("logout-{}", old.sid)] });
-    Json(signed_in).into_response()
+    if let Some(old) = replaces {
+        inner.sessions.remove(&old);
+    }
+    Json(authz.begin(&mut inner, &account)).into_response()
 }
 
 async fn session(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
@@ -232,14 +229,10 @@ async fn logout(State(authz): State<Authz>, Json(body): Json<Logout>) -> Respons
     let mut inner = authz.inner.lock();
     let token = body.session_token.expose_secret().to_owned();
     inner.logouts.push((token.clone(), body.everywhere));
-    let Some(session) = inner.sessions.get(&token).cloned() else { return problem(401, "session_ended", None) };
-    let assertion = if body.everywhere { "logout-assertion-all".into() } else { format!("logout-{}", session.sid) };
-    if body.everywhere {
+    if let Some(session) = inner.sessions.remove(&token).filter(|_| body.everywhere) {
         inner.sessions.retain(|_, other| other.account_id != session.account_id);
-    } else {
-        inner.sessions.remove(&token);
     }
-    Json(LoggedOut { instance_id: session.instance_id, assertions: vec![assertion] }).into_response()
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn assertion(State(authz): State<Authz>, Json(body): Json<AssertionRequest>) -> Response {

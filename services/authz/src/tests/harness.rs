@@ -5,11 +5,19 @@ use std::sync::{
     atomic::{AtomicU16, AtomicUsize, Ordering},
 };
 
-use axum::{Json, Router, body::Body, extract::State, routing::post};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
     Slug,
-    deploy::{Desired, Instance, Phase, RegisterInstance},
+    InstanceId,
+    deploy::{Desired, Instance, Phase, RegisterInstance, ResolveInstance},
+    instance::EndSessions,
 };
 use http::{HeaderMap, Request, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,6 +34,7 @@ pub const START_MS: i64 = 1_800_000_000_000;
 pub const INTERNAL_TOKEN: &str = "internal-token-of-the-tests-0123456789";
 pub const OPERATOR_TOKEN: &str = "operator-token-of-the-tests-0123456789";
 pub const DEPLOY_TOKEN: &str = "deploy-token-of-the-tests-0123456789abc";
+pub const ROUTER_TOKEN: &str = "router-token-of-the-tests-0123456789abc";
 pub const SEAL_KEY: &str = "seal-key-of-the-tests-0123456789abcdef";
 pub const ISSUER: &str = "http://beaver-authz-service:19090";
 pub const PASSWORD: &str = "seven sticks make one lodge";
@@ -35,6 +44,7 @@ pub struct Authz {
     pub app: Arc<App>,
     pub hand: ManualClock,
     pub deploy: FakeDeployControl,
+    pub workspaces: FakeWorkspaces,
     pub store: TestStore,
     router: Router,
 }
@@ -48,23 +58,33 @@ pub async fn everywhere() -> Vec<Authz> {
     all
 }
 
-pub fn config(deploy_url: &str) -> Config {
+pub fn config(deploy_url: &str, router_url: &str) -> Config {
     let env = Env::from_pairs([
         ("BEAVER_AUTHZ_INTERNAL_TOKEN", INTERNAL_TOKEN),
         ("BEAVER_OPERATOR_TOKEN", OPERATOR_TOKEN),
         ("BEAVER_SEAL_KEY", SEAL_KEY),
         ("BEAVER_DEPLOY_TOKEN", DEPLOY_TOKEN),
         ("BEAVER_DEPLOY_URL", deploy_url),
+        ("BEAVER_ROUTER_INTERNAL_TOKEN", ROUTER_TOKEN),
+        ("BEAVER_ROUTER_INTERNAL_URL", router_url),
     ]);
     Config::from_env(&env).unwrap()
 }
 
 impl Authz {
     pub async fn on(store: TestStore) -> Self {
-        let deploy = FakeDeployControl::start().await;
+        let (deploy, workspaces) = (FakeDeployControl::start().await, FakeWorkspaces::start().await);
         let (clock, hand) = Clock::manual(START_MS);
-        let app = App::new(config(&deploy.url), store.clone(), clock, Entropy::system()).await.unwrap();
-        Self { router: app.router(), app, hand, deploy, store }
+        let config = config(&deploy.url, &workspaces.url);
+        let app = App::new(config, store.clone(), clock, Entropy::system()).await.unwrap();
+        Self { router: app.router(), app, hand, deploy, workspaces, store }
+    }
+
+    /// Another process on the same database, as if the first had died `later_ms` ago.
+    pub async fn another_process(&self, later_ms: i64) -> Arc<App> {
+        let clock = Clock::manual(self.app.clock.now_ms() + later_ms).0;
+        let config = config(&self.deploy.url, &self.workspaces.url);
+        App::new(config, self.store.clone(), clock, Entropy::system()).await.unwrap()
     }
 
     /// On SQLite alone, for what does not depend on the database.
@@ -206,11 +226,16 @@ struct FakeState {
 impl FakeDeployControl {
     pub async fn start() -> Self {
         let state = Arc::new(FakeState::default());
-        let router = Router::new().route("/api/instances/register", post(take)).with_state(Arc::clone(&state));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, state }
+        let router = Router::new()
+            .route("/api/instances/register", post(take))
+            .route("/api/instances/resolve", post(resolve))
+            .with_state(Arc::clone(&state));
+        Self { url: serve(router).await, state }
+    }
+
+    /// From now on it knows of nothing.
+    pub fn forget(&self) {
+        self.state.taken.lock().unwrap().clear();
     }
 
     /// From now on it answers with this status; 0 makes it work again.
@@ -258,25 +283,111 @@ async fn take(
     if !taken.iter().any(|one| one.instance_id == body.instance_id) {
         taken.push(body.clone());
     }
-    let slug: Slug = body.slug;
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(Instance {
-            id: body.instance_id,
-            origin: format!("http://{slug}.localhost:8088"),
-            slug,
-            account_id: body.account_id,
-            desired: Desired::Running,
-            phase: Phase::Accepted,
-            error: None,
-            generation: 1,
-            observed_generation: 0,
-            config_generation: 0,
-            applied_config_generation: 0,
-            created_at_ms: START_MS,
-            updated_at_ms: START_MS,
-        }),
-    ))
+    Ok((StatusCode::ACCEPTED, Json(instance(&body))))
+}
+
+fn instance(of: &RegisterInstance) -> Instance {
+    Instance {
+        id: of.instance_id,
+        origin: format!("http://{}.localhost:8088", of.slug),
+        slug: of.slug.clone(),
+        account_id: of.account_id,
+        desired: Desired::Running,
+        phase: Phase::Accepted,
+        error: None,
+        generation: 1,
+        observed_generation: 0,
+        config_generation: 0,
+        applied_config_generation: 0,
+        created_at_ms: START_MS,
+        updated_at_ms: START_MS,
+    }
+}
+
+async fn resolve(State(state): State<Arc<FakeState>>, Json(body): Json<ResolveInstance>) -> Response {
+    match state.fails_with.load(Ordering::SeqCst) {
+        0 => {}
+        status => return problem(status, "fake_refusal"),
+    }
+    let taken = state.taken.lock().unwrap();
+    match taken.iter().find(|one| one.slug == body.slug && one.account_id == body.account_id) {
+        Some(found) => Json(instance(found)).into_response(),
+        None => problem(404, "instance_not_found"),
+    }
+}
+
+fn problem(status: u16, code: &str) -> Response {
+    let body = json!({"type": "about:blank", "title": "-", "status": status, "code": code, "detail": "-"});
+    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
+}
+
+async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+/// Fake workspaces behind a fake router: they hear of sessions that ended, and can be told not to.
+#[derive(Clone)]
+pub struct FakeWorkspaces {
+    pub url: String,
+    state: Arc<Workspaces>,
+}
+
+#[derive(Default)]
+struct Workspaces {
+    /// 0: they answer 204.
+    answer_with: AtomicU16,
+    /// Those that take the request and never answer.
+    hanging: std::sync::Mutex<Vec<InstanceId>>,
+    calls: std::sync::Mutex<Vec<(InstanceId, String)>>,
+}
+
+impl FakeWorkspaces {
+    async fn start() -> Self {
+        let state = Arc::new(Workspaces::default());
+        let router =
+            Router::new().route("/instances/{id}/api/auth/logout", post(hear)).with_state(Arc::clone(&state));
+        Self { url: serve(router).await, state }
+    }
+
+    /// From now on every one answers with this status; 0 makes them work again.
+    pub fn answer_with(&self, status: u16) {
+        self.state.answer_with.store(status, Ordering::SeqCst);
+    }
+
+    /// From now on this one never answers.
+    pub fn hang(&self, person: &Person) {
+        self.state.hanging.lock().unwrap().push(person.instance_id.parse().unwrap());
+    }
+
+    /// The assertions that came for a person's workspace, in their order.
+    pub fn heard(&self, person: &Person) -> Vec<String> {
+        let calls = self.state.calls.lock().unwrap();
+        calls.iter().filter(|(id, _)| id.to_string() == person.instance_id).map(|(_, said)| said.clone()).collect()
+    }
+}
+
+async fn hear(
+    State(state): State<Arc<Workspaces>>,
+    Path(id): Path<InstanceId>,
+    headers: HeaderMap,
+    Json(EndSessions { assertion }): Json<EndSessions>,
+) -> Response {
+    if headers.get("authorization").is_none_or(|shown| shown != &format!("Bearer {ROUTER_TOKEN}")) {
+        return problem(401, "service_token_required");
+    }
+    state.calls.lock().unwrap().push((id, assertion));
+    let hangs = state.hanging.lock().unwrap().contains(&id);
+    if hangs {
+        std::future::pending::<()>().await;
+    }
+    match state.answer_with.load(Ordering::SeqCst) {
+        0 => StatusCode::NO_CONTENT.into_response(),
+        status @ 200..300 => StatusCode::from_u16(status).unwrap().into_response(),
+        status => problem(status, "instance_unreachable"),
+    }
 }
 
 /// Client metadata with one key.

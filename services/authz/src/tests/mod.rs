@@ -1,6 +1,7 @@
 //! authz as its callers meet it: the whole router, on every database there is.
 
 mod clients;
+mod goodbyes;
 mod hand_off;
 mod harness;
 mod keys;

@@ -14,6 +14,8 @@ fn env(listen: &str) -> Env {
         ("BEAVER_SEAL_KEY", SEAL_KEY),
         ("BEAVER_DEPLOY_TOKEN", DEPLOY_TOKEN),
         ("BEAVER_DEPLOY_URL", "http://127.0.0.1:1"),
+        ("BEAVER_ROUTER_INTERNAL_TOKEN", ROUTER_TOKEN),
+        ("BEAVER_ROUTER_INTERNAL_URL", "http://127.0.0.1:1"),
         ("AUTHZ_LISTEN", listen),
     ])
 }

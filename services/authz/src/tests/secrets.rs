@@ -85,7 +85,9 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
     authz.post("/portal/login", &json!({"login": 5, "password": WRONG_CANARY})).await;
     authz.deploy.fail_with(503);
     let bob = authz.person("bob").await;
+    authz.workspaces.answer_with(503);
     authz.post("/portal/logout", &json!({"session_token": bob.token, "everywhere": true})).await;
+    let goodbye = authz.workspaces.heard(&bob).remove(0);
     [
         CANARY,
         WRONG_CANARY,
@@ -93,12 +95,14 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
         INTERNAL_TOKEN,
         OPERATOR_TOKEN,
         DEPLOY_TOKEN,
+        ROUTER_TOKEN,
         SEAL_KEY,
         PASSWORD,
         &alice.token,
         &bob.token,
         &initial,
         &proof,
+        &goodbye,
     ]
     .into_iter()
     .chain(["canary-of-a-made-up-session", "canary-of-a-made-up-token", "canary-of-a-link"])
@@ -150,6 +154,7 @@ async fn no_secret_is_readable_in_the_database() {
             "SELECT * FROM first_operator",
             "SELECT * FROM sessions",
             "SELECT * FROM deliveries",
+            "SELECT * FROM goodbyes",
             "SELECT * FROM login_failures",
             "SELECT * FROM known_addresses",
             "SELECT * FROM initial_access_tokens",

@@ -52,7 +52,7 @@ async fn only_the_hash_of_a_token_is_kept_and_the_hash_opens_nothing() {
 }
 
 #[tokio::test]
-async fn signing_out_ends_one_session_or_all_and_hands_on_what_else_must_end() {
+async fn signing_out_ends_one_session_or_all_here_and_in_the_workspace() {
     for authz in everywhere().await {
         let alice = authz.person("alice").await;
         let bob = authz.person("bob").await;
@@ -65,28 +65,29 @@ async fn signing_out_ends_one_session_or_all_and_hands_on_what_else_must_end() {
         .collect();
 
         let body = json!({"session_token": more[0].token});
-        let out: Value = authz.post("/portal/logout", &body).await.json();
-        assert_eq!(out["instance_id"], alice.instance_id.as_str());
-        let assertions = out["assertions"].as_array().unwrap();
-        assert_eq!(assertions.len(), 1, "{}", authz.name());
-        let claims = authz.verify_assertion(assertions[0].as_str().unwrap(), "alice");
+        assert_eq!(authz.post("/portal/logout", &body).await.status, StatusCode::NO_CONTENT);
+        let heard = authz.workspaces.heard(&alice);
+        assert_eq!(heard.len(), 1, "{}", authz.name());
+        let claims = authz.verify_assertion(&heard[0], "alice");
         assert_eq!((claims.extra.sid, claims.extra.purpose), (Some(more[0].sid.clone()), token::Purpose::Logout));
         assert_eq!(authz.session(&more[0].token).await.status, StatusCode::UNAUTHORIZED);
         assert_eq!(authz.session(&more[1].token).await.status, StatusCode::OK);
-        // Again: as good as done, and nothing to hand on.
-        let again: Value = authz.post("/portal/logout", &body).await.json();
-        assert_eq!(again, json!({"assertions": []}));
+        // Again: as good as done, and nothing more to say.
+        assert_eq!(authz.post("/portal/logout", &body).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(authz.workspaces.heard(&alice).len(), 1);
 
         let body = json!({"session_token": alice.token, "everywhere": true});
-        let out: Value = authz.post("/portal/logout", &body).await.json();
-        // One without a sid: it ends whatever the instance has, also what is not known here any more.
-        let assertions = out["assertions"].as_array().unwrap();
-        assert_eq!(assertions.len(), 1, "{}", authz.name());
-        let claims = authz.verify_assertion(assertions[0].as_str().unwrap(), "alice");
+        assert_eq!(authz.post("/portal/logout", &body).await.status, StatusCode::NO_CONTENT);
+        // Without a sid: it ends whatever the instance has, also what is not known here any more.
+        let heard = authz.workspaces.heard(&alice);
+        assert_eq!(heard.len(), 2, "{}", authz.name());
+        let claims = authz.verify_assertion(&heard[1], "alice");
         assert_eq!((claims.extra.sid, claims.extra.purpose), (None, token::Purpose::Logout), "{}", authz.name());
         for token in [&alice.token, &more[1].token] {
             assert_eq!(authz.session(token).await.status, StatusCode::UNAUTHORIZED);
         }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM goodbyes").await, 0);
+        assert!(authz.workspaces.heard(&bob).is_empty());
         assert_eq!(authz.session(&bob.token).await.status, StatusCode::OK, "somebody else stays signed in");
     }
 }
@@ -105,9 +106,9 @@ async fn a_sign_in_has_a_session_of_its_own_and_ends_the_one_it_replaces() {
         let reply = authz.post("/portal/login", &body).await;
         let next = Person::of(&reply);
         // Its own instance hears of it, whoever signed in now.
-        let ended = &reply.json::<Value>()["ended"];
-        assert_eq!(ended["instance_id"], alice.instance_id.as_str(), "{}", authz.name());
-        let claims = authz.verify_assertion(ended["assertions"][0].as_str().unwrap(), "alice");
+        let heard = authz.workspaces.heard(&alice);
+        assert_eq!(heard.len(), 1, "{}", authz.name());
+        let claims = authz.verify_assertion(&heard[0], "alice");
         assert_eq!((claims.extra.sid.as_ref(), claims.extra.purpose), (Some(&alice.sid), token::Purpose::Logout));
         assert!(next.token != alice.token && next.sid != alice.sid);
         assert_eq!(authz.session(&alice.token).await.status, StatusCode::UNAUTHORIZED, "{}", authz.name());
@@ -116,7 +117,7 @@ async fn a_sign_in_has_a_session_of_its_own_and_ends_the_one_it_replaces() {
         body["replaces"] = json!("planted-by-somebody-else");
         let reply = authz.post("/portal/login", &body).await;
         let after = Person::of(&reply);
-        assert!(reply.json::<Value>().get("ended").is_none(), "{}", reply.text);
+        assert_eq!(authz.workspaces.heard(&alice).len(), 1);
         assert_ne!(after.token, "planted-by-somebody-else");
         assert_eq!(authz.session("planted-by-somebody-else").await.status, StatusCode::UNAUTHORIZED);
     }

@@ -5,7 +5,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::harness::*;
-use crate::deliveries;
+use crate::{
+    deliveries::{self, Delivery},
+    outbox::send_due,
+};
 
 #[tokio::test]
 async fn a_sign_up_makes_an_account_a_session_and_an_instance() {
@@ -185,14 +188,14 @@ async fn a_sign_up_survives_a_deploy_control_that_is_down_and_is_delivered_later
         assert!(authz.deploy.taken().is_empty());
         assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries WHERE attempts = 1 AND state = 'pending'").await, 1);
         // Not before its time.
-        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 0);
+        assert_eq!(send_due::<Delivery>(&authz.app).await.unwrap(), 0);
         for attempt in 2..=4 {
             authz.hand.advance_ms(60_000);
-            assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 1, "attempt {attempt}");
+            assert_eq!(send_due::<Delivery>(&authz.app).await.unwrap(), 1, "attempt {attempt}");
         }
         authz.deploy.fail_with(0);
         authz.hand.advance_ms(60_000);
-        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 1);
+        assert_eq!(send_due::<Delivery>(&authz.app).await.unwrap(), 1);
         assert_eq!(authz.deploy.taken()[0].instance_id.to_string(), alice.instance_id);
         assert_eq!(authz.count("SELECT COUNT(*) FROM deliveries").await, 0, "{}", authz.name());
     }
@@ -218,7 +221,7 @@ async fn a_refusal_for_good_stays_visible_and_ends_the_attempts() {
         let calls = authz.deploy.calls();
         authz.deploy.fail_with(0);
         authz.hand.advance_ms(3_600_000);
-        assert_eq!(deliveries::deliver_due(&authz.app).await.unwrap(), 0);
+        assert_eq!(send_due::<Delivery>(&authz.app).await.unwrap(), 0);
         assert_eq!(authz.deploy.calls(), calls);
         let refused = "SELECT COUNT(*) FROM deliveries WHERE state = 'refused' AND last_error = 'fake_refusal'";
         assert_eq!(authz.count(refused).await, 2, "{}", authz.name());
@@ -256,7 +259,7 @@ async fn two_workers_deliver_an_instance_once() {
         authz.deploy.fail_with(0);
         authz.hand.advance_ms(60_000);
         let before = authz.deploy.calls();
-        let tried = join_all((0..4).map(|_| deliveries::deliver_due(&authz.app))).await;
+        let tried = join_all((0..4).map(|_| send_due::<Delivery>(&authz.app))).await;
         assert_eq!(tried.into_iter().map(Result::unwrap).sum::<usize>(), 6, "{}", authz.name());
         assert_eq!((authz.deploy.calls() - before, authz.deploy.taken().len()), (6, 6));
     }
@@ -269,11 +272,8 @@ async fn the_worker_delivers_at_start_what_a_dead_process_left() {
     authz.person("alice").await;
     authz.deploy.fail_with(0);
     authz.hand.advance_ms(60_000);
-    // Another process on the same database.
-    let later = clock::Clock::manual(START_MS + 120_000).0;
-    let app = crate::app::App::new(config(&authz.deploy.url), authz.store.clone(), later, clock::Entropy::system());
     let stop = service::Shutdown::new();
-    let worker = tokio::spawn(deliveries::work(app.await.unwrap(), stop.clone()));
+    let worker = tokio::spawn(deliveries::work(authz.another_process(60_000).await, stop.clone()));
     let delivered = async {
         while authz.count("SELECT COUNT(*) FROM deliveries").await > 0 {
             tokio::task::yield_now().await;

@@ -1,0 +1,215 @@
+//! The outbox of sign-outs: the person's workspace hears that sessions ended, now or as soon as it can.
+//!
+//! The row is committed with the end of the sessions themselves. An assertion holds for a minute and a workspace may be
+//! stopped for days, so each attempt makes a new one. A row goes when the workspace has answered 204, when the workspace is
+//! gone for good, or after [`GIVEN_UP_MS`]: no session of a workspace lives longer than that.
+
+use std::{sync::Arc, time::Duration};
+
+use contracts::{
+    AccountId, InstanceId, Slug,
+    deploy::{Desired, Instance, ResolveInstance},
+    instance::{EndSessions, internal_path},
+};
+use http::{Method, StatusCode};
+use service::CallError;
+use sqlx::AnyConnection;
+use tokio::sync::Notify;
+
+use crate::{
+    accounts::Account,
+    app::App,
+    assertions,
+    outbox::{self, Outbox},
+};
+
+/// How long a workspace may take to hear it.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// How long a sign-out's answer waits for the first attempt.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The first and the longest pause between two attempts: a workspace that is started again shall soon hear it.
+const PAUSES_MS: (i64, i64) = (1_000, 60_000);
+/// How long a session of a workspace lasts at the most: afterwards there is nothing left to end.
+const GIVEN_UP_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// How many of one workspace wait; one more, and a single one that ends everything there takes their place.
+const WAITING: i64 = 20;
+
+/// Sessions that a workspace has yet to end.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Goodbye {
+    id: String,
+    instance_id: String,
+    account_id: String,
+    slug: String,
+    /// Empty: every session the workspace has.
+    sid: String,
+    attempts: i64,
+    created_at_ms: i64,
+}
+
+/// Adds what an account's workspace must hear, leased to the caller: that the sessions made under `sid` ended, or, without
+/// one, all it has. `None` when the account has no workspace.
+pub(crate) async fn insert(
+    db: &mut AnyConnection,
+    app: &App,
+    account: &Account,
+    sid: Option<&str>,
+) -> Result<Option<Goodbye>, sqlx::Error> {
+    let (Some(instance_id), Some(slug)) = (account.instance_id, &account.slug) else { return Ok(None) };
+    let now = app.clock.now_ms();
+    let mut goodbye = Goodbye {
+        id: app.id(),
+        instance_id: instance_id.to_string(),
+        account_id: account.id.to_string(),
+        slug: slug.to_string(),
+        sid: sid.unwrap_or_default().to_owned(),
+        attempts: 0,
+        created_at_ms: now,
+    };
+    if !goodbye.sid.is_empty() {
+        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM goodbyes WHERE instance_id = $1")
+            .bind(goodbye.instance_id.clone())
+            .fetch_one(&mut *db)
+            .await?;
+        if waiting >= WAITING {
+            goodbye.sid.clear();
+        }
+    }
+    if goodbye.sid.is_empty() {
+        // It says all that the others say. One that is on its way has an id of its own and takes nothing of this along.
+        sqlx::query("DELETE FROM goodbyes WHERE instance_id = $1")
+            .bind(goodbye.instance_id.clone())
+            .execute(&mut *db)
+            .await?;
+    }
+    sqlx::query(
+        "INSERT INTO goodbyes (id, instance_id, account_id, slug, sid, attempts, next_attempt_at_ms, last_error, created_at_ms)
+         VALUES ($1, $2, $3, $4, $5, 0, $6, '', $7)",
+    )
+    .bind(goodbye.id.clone())
+    .bind(goodbye.instance_id.clone())
+    .bind(goodbye.account_id.clone())
+    .bind(goodbye.slug.clone())
+    .bind(goodbye.sid.clone())
+    .bind(now + outbox::LEASE_MS)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(Some(goodbye))
+}
+
+/// Says what [`insert`] leased to the caller, and waits a moment for it; it goes on when the caller does not.
+pub(crate) async fn say_now(app: &Arc<App>, goodbye: Option<Goodbye>) {
+    if let Some(goodbye) = goodbye {
+        outbox::send_now(app, goodbye, PATIENCE).await;
+    }
+}
+
+impl Outbox for Goodbye {
+    const NAME: &'static str = "sign-outs";
+
+    /// One of each workspace: one that takes its time holds up its own alone.
+    async fn lease(app: &App, now_ms: i64, until_ms: i64) -> Result<Vec<Self>, sqlx::Error> {
+        sqlx::query_as(
+            "UPDATE goodbyes SET next_attempt_at_ms = $1
+             WHERE next_attempt_at_ms <= $2 AND id IN
+                 (SELECT MIN(id) FROM goodbyes WHERE next_attempt_at_ms <= $2
+                  GROUP BY instance_id ORDER BY MIN(next_attempt_at_ms) LIMIT $3)
+             RETURNING id, instance_id, account_id, slug, sid, attempts, created_at_ms",
+        )
+        .bind(until_ms)
+        .bind(now_ms)
+        .bind(outbox::AT_ONCE)
+        .fetch_all(app.store.pool())
+        .await
+    }
+
+    async fn next_due(app: &App) -> Result<Option<i64>, sqlx::Error> {
+        sqlx::query_scalar("SELECT MIN(next_attempt_at_ms) FROM goodbyes").fetch_one(app.store.pool()).await
+    }
+
+    async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
+        let error = match self.say(app).await {
+            Ok(()) => {
+                tracing::info!(
+                    instance_id = self.instance_id,
+                    attempts = self.attempts + 1,
+                    "a workspace ended its sessions"
+                );
+                return self.remove(app).await;
+            }
+            Err(error) => error,
+        };
+        let cause = format!("{error:#}");
+        if app.clock.now_ms() - self.created_at_ms >= GIVEN_UP_MS {
+            tracing::warn!(instance_id = self.instance_id, cause, "a workspace was not told that sessions ended in time");
+            return self.remove(app).await;
+        }
+        if self.is_gone(app).await {
+            tracing::info!(instance_id = self.instance_id, "a workspace is gone, and its sessions with it");
+            return self.remove(app).await;
+        }
+        let pause = outbox::pause_ms(self.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
+        tracing::info!(
+            instance_id = self.instance_id,
+            attempt = self.attempts + 1,
+            again_in_ms = pause,
+            cause,
+            "a workspace could not be told that sessions ended"
+        );
+        let code = error.downcast_ref::<CallError>().and_then(CallError::code).unwrap_or("unreachable").to_owned();
+        sqlx::query(
+            "UPDATE goodbyes SET attempts = attempts + 1, next_attempt_at_ms = $1, last_error = $2 WHERE id = $3",
+        )
+        .bind(app.clock.now_ms() + pause)
+        .bind(code)
+        .bind(self.id)
+        .execute(app.store.pool())
+        .await
+        .map(drop)
+    }
+
+    fn nudge(app: &App) -> &Notify {
+        &app.goodbyes_nudge
+    }
+}
+
+impl Goodbye {
+    fn parts(&self) -> anyhow::Result<(InstanceId, AccountId, Slug)> {
+        Ok((self.instance_id.parse()?, self.account_id.parse()?, self.slug.parse()?))
+    }
+
+    async fn say(&self, app: &App) -> anyhow::Result<()> {
+        let (instance, account, slug) = self.parts()?;
+        let sid = Some(self.sid.clone()).filter(|sid| !sid.is_empty());
+        let assertion = assertions::assertion(app, account, &slug, token::Purpose::Logout, sid, None)?;
+        let request = app
+            .router
+            .request(Method::POST, &internal_path(instance, "/api/auth/logout"))
+            .timeout(ATTEMPT)
+            .json(&EndSessions { assertion });
+        let answer = app.router.send(request).await?;
+        // Nothing else says that they ended: what answers is a tenant's own program.
+        anyhow::ensure!(answer.status() == StatusCode::NO_CONTENT, "it answers {}", answer.status());
+        Ok(())
+    }
+
+    /// Whether deploy-control says that there is no such workspace, or will be none. When it says nothing, there may be.
+    async fn is_gone(&self, app: &App) -> bool {
+        let Ok((_, account_id, slug)) = self.parts() else { return false };
+        let body = ResolveInstance { account_id, slug };
+        let request = app.deploy.request(Method::POST, "/api/instances/resolve").timeout(ATTEMPT).json(&body);
+        match app.deploy.json::<Instance>(request).await {
+            Ok(instance) => instance.desired == Desired::Deleted,
+            Err(error) => error.code() == Some("instance_not_found"),
+        }
+    }
+
+    async fn remove(&self, app: &App) -> Result<(), sqlx::Error> {
+        sqlx::query("DELETE FROM goodbyes WHERE id = $1")
+            .bind(self.id.clone())
+            .execute(app.store.pool())
+            .await
+            .map(drop)
+    }
+}

@@ -11,6 +11,7 @@
 //! | `POST /portal/logout` | [`Logout`] | 204 |
 //! | `POST /portal/retry-delivery` | [`SessionToken`] | 200 [`Session`], after an attempt; 401 `session_ended` |
 //! | `POST /portal/assertion` | [`AssertionRequest`] | 200 [`AssertionIssued`]; 404 when the slug is not the person's |
+//! | `GET /portal/issuer` | – | 200 [`PublicIssuer`] |
 //! | `GET /portal/operator` | – | 200 [`OperatorState`] |
 //! | `POST /portal/operator` | [`RegisterOperator`] | 201 [`SignedIn`]; 403 `operator_link_invalid`, 409 `operator_exists` |
 //! | `POST /backends/register` | [`RegisterBackend`] | 201 [`BackendRegistered`] |
@@ -73,6 +74,21 @@ pub struct RegisterOperator {
 pub struct OperatorState {
     /// Whether there is an operator account.
     pub exists: bool,
+}
+
+/// The issuer under its public name (RFC 8414), as the portal serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublicIssuer {
+    /// Its name (`AUTHZ_PUBLIC_ISSUER`): the `iss` of tokens whose audience is outside.
+    pub issuer: String,
+    /// Where its keys are.
+    pub jwks_uri: String,
+    /// Required by RFC 8414, and empty: there is no authorization endpoint.
+    pub response_types_supported: Vec<String>,
+    /// Empty, not absent, which would mean the default: nobody gets a token from outside.
+    pub grant_types_supported: Vec<String>,
+    /// What tokens may allow.
+    pub scopes_supported: Vec<String>,
 }
 
 /// Whether a name can be had. Taken and never-given-twice look the same.

@@ -1,4 +1,4 @@
-//! The public issuer's documents, as authz gives them.
+//! The public issuer's documents, as authz gives them: the same keys as inside, under the public name.
 
 use axum::{
     extract::State,
@@ -16,7 +16,7 @@ pub async fn jwks(State(portal): State<Portal>) -> Result<Response, Problem> {
 
 /// `GET /.well-known/oauth-authorization-server` (RFC 8414).
 pub async fn metadata(State(portal): State<Portal>) -> Result<Response, Problem> {
-    pass(&portal, "/.well-known/oauth-authorization-server").await
+    pass(&portal, "/portal/issuer").await
 }
 
 async fn pass(portal: &Portal, path: &str) -> Result<Response, Problem> {

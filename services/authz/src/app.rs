@@ -104,6 +104,7 @@ impl App {
             .route("/portal/logout", post(portal::logout))
             .route("/portal/retry-delivery", post(portal::retry_delivery))
             .route("/portal/assertion", post(portal::assertion))
+            .route("/portal/issuer", get(oauth::metadata::public))
             .route("/portal/operator", get(operator::state).post(operator::register))
             .route("/backends/register", post(backends::register))
             // Nearly every answer holds a secret.

@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub database: Database,
     /// The issuer's name, byte by byte as it stands in tokens.
     pub issuer: String,
+    /// Its name for programs outside: an origin that leads to the portal.
+    pub public_issuer: String,
     /// The origins of workspaces.
     pub address: PublicAddress,
     /// What callers of the internal API may show.
@@ -44,11 +46,13 @@ impl Config {
             Some(url) => Database::Postgres { url, schema: "authz".into() },
             None => Database::Sqlite(PathBuf::from(env.string("BEAVER_DATA_DIR")?).join("authz/authz.db")),
         };
+        let address = env.public_address()?;
         Ok(Self {
             listen: env.parse("AUTHZ_LISTEN")?,
             database,
-            issuer: issuer(env)?,
-            address: env.public_address()?,
+            issuer: issuer(env, "AUTHZ_ISSUER")?,
+            public_issuer: public_issuer(env, &address)?,
+            address,
             internal_tokens: env.live_secrets("BEAVER_AUTHZ_INTERNAL_TOKEN", &[])?,
             operator_token: env.secret("BEAVER_OPERATOR_TOKEN")?,
             seal_key: env.secret("BEAVER_SEAL_KEY")?,
@@ -61,18 +65,34 @@ impl Config {
 }
 
 /// The issuer's name is compared byte by byte by everybody who verifies a token, so only one way of writing it is taken.
-fn issuer(env: &Env) -> Result<String, Error> {
-    const KEY: &str = "AUTHZ_ISSUER";
-    let given = env.string(KEY)?;
-    let normal = env.url(KEY)?.to_string();
+fn issuer(env: &Env, key: &str) -> Result<String, Error> {
+    let given = env.string(key)?;
+    let normal = env.url(key)?.to_string();
     let normal = normal.trim_end_matches('/');
     if given == normal {
         return Ok(given);
     }
     Err(Error::Invalid {
-        key: KEY.into(),
+        key: key.into(),
         why: "a name that is compared byte by byte must be in its normal form".into(),
         cure: format!("write it as {normal}"),
+    })
+}
+
+/// The name that leads to the portal, which serves `/.well-known` at its root: so it has no path (RFC 8414, section 3).
+fn public_issuer(env: &Env, address: &PublicAddress) -> Result<String, Error> {
+    const KEY: &str = "AUTHZ_PUBLIC_ISSUER";
+    if env.optional(KEY).is_none() {
+        return Ok(address.portal_origin());
+    }
+    let name = issuer(env, KEY)?;
+    if env.url(KEY)?.path() == "/" {
+        return Ok(name);
+    }
+    Err(Error::Invalid {
+        key: KEY.into(),
+        why: "it has a path".into(),
+        cure: "write scheme, host and port alone, as browsers reach the portal".into(),
     })
 }
 
@@ -94,6 +114,7 @@ mod tests {
     fn the_defaults_and_five_secrets_suffice() {
         let config = Config::from_env(&env()).unwrap();
         assert_eq!(config.issuer, "http://beaver-authz-service:19090");
+        assert_eq!(config.public_issuer, "http://localhost:3081", "the portal's origin");
         assert!(matches!(config.database, Database::Sqlite(path) if path.ends_with("runtime/authz/authz.db")));
     }
 
@@ -114,6 +135,10 @@ mod tests {
         ] {
             let error = Config::from_env(&env().with(key, "")).err().unwrap().to_string();
             assert!(error.starts_with(key), "{error}");
+        }
+        for issuer in ["https://id.example.com/", "https://id.example.com/beaver", "https://ID.example.com", "id"] {
+            let error = Config::from_env(&env().with("AUTHZ_PUBLIC_ISSUER", issuer)).err().unwrap().to_string();
+            assert!(error.starts_with("AUTHZ_PUBLIC_ISSUER"), "{error}");
         }
         for issuer in ["http://authz:19090/", "http://AUTHZ:19090", "http://authz:80", "authz"] {
             let error = Config::from_env(&env().with("AUTHZ_ISSUER", issuer)).err().unwrap().to_string();

@@ -88,12 +88,14 @@ impl Authz {
             .route("/portal/logout", post(logout))
             .route("/portal/retry-delivery", post(retry_delivery))
             .route("/portal/assertion", post(assertion))
+            .route("/portal/issuer", get(async || Json(json!({ "issuer": "public" }))))
             .route("/portal/operator", get(operator).post(register_operator))
             .route_layer(middleware::from_fn_with_state(self.clone(), guard));
         Router::new()
             .route("/healthz", get(async || "ok"))
             .route("/.well-known/jwks.json", get(async || Json(json!({ "keys": [] }))))
-            .route("/.well-known/oauth-authorization-server", get(async || Json(json!({ "issuer": "fake" }))))
+            // What instances are told; nobody outside has a use for it.
+            .route("/.well-known/oauth-authorization-server", get(async || Json(json!({ "issuer": "internal" }))))
             .merge(guarded)
             .with_state(self.clone())
     }

@@ -178,7 +178,9 @@ async fn what_is_internal_stays_internal() {
 async fn the_public_issuers_documents_are_authzs() {
     let house = House::new().await;
     let mut browser = Browser::new(&house);
-    for (path, words) in [("/.well-known/jwks.json", "keys"), ("/.well-known/oauth-authorization-server", "issuer")] {
+    for (path, words) in
+        [("/.well-known/jwks.json", "keys"), ("/.well-known/oauth-authorization-server", "{\"issuer\":\"public\"}")]
+    {
         let page = browser.get(path).await;
         assert_eq!((page.status.as_u16(), page.headers["content-type"].as_bytes()), (200, &b"application/json"[..]));
         assert!(page.body.contains(words) && page.headers["access-control-allow-origin"] == "*");

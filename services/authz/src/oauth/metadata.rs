@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::IntoResponse};
+use contracts::authz::PublicIssuer;
 use http::header;
 use serde_json::json;
 
@@ -17,7 +18,7 @@ pub(super) async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([MAX_AGE], axum::Json(app.keys.published()))
 }
 
-/// The issuer's metadata.
+/// The issuer's metadata, for instances.
 pub(super) async fn server(State(app): State<Arc<App>>) -> impl IntoResponse {
     let issuer = &app.config.issuer;
     let metadata = json!({
@@ -32,5 +33,20 @@ pub(super) async fn server(State(app): State<Arc<App>>) -> impl IntoResponse {
         "token_endpoint_auth_signing_alg_values_supported": ["EdDSA"],
         "scopes_supported": [SCOPE],
     });
+    ([MAX_AGE], axum::Json(metadata))
+}
+
+/// The metadata under the issuer's public name, for the portal to serve. They tell whoever verifies tokens where the keys are.
+/// There is no endpoint beside: tokens are given to instances alone, through their identity sockets.
+#[utoipa::path(get, path = "/portal/issuer", tag = "portal", responses((status = 200, body = PublicIssuer)))]
+pub(crate) async fn public(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let issuer = app.config.public_issuer.clone();
+    let metadata = PublicIssuer {
+        jwks_uri: format!("{issuer}/.well-known/jwks.json"),
+        issuer,
+        response_types_supported: vec![],
+        grant_types_supported: vec![],
+        scopes_supported: vec![SCOPE.into()],
+    };
     ([MAX_AGE], axum::Json(metadata))
 }

@@ -1,7 +1,7 @@
 //! The OAuth 2 issuer: what instances and token verifiers ask, without a service token.
 
 mod error;
-mod metadata;
+pub(crate) mod metadata;
 mod register;
 mod token;
 

@@ -7,7 +7,7 @@ use ::token::{Access, Claims, Expected, Jwk, KeySet, Kind, LEEWAY_S, MAX_TOKEN_B
 use axum::{body::Bytes, extract::State, response::IntoResponse};
 use http::{HeaderMap, header};
 use serde_json::json;
-use url::{Url, form_urlencoded};
+use url::{Host, Url, form_urlencoded};
 
 use super::{SCOPE, error::OauthError};
 use crate::{app::App, digest::sha256};
@@ -38,9 +38,9 @@ pub(super) async fn token(
     let scope = scope(&form)?;
     let iat = app.clock.now_s();
     let claims = Claims {
-        iss: app.config.issuer.clone(),
+        iss: issuer(&app, &resource).to_owned(),
         sub: client_id.clone(),
-        aud: resource.to_owned(),
+        aud: resource.text.to_owned(),
         iat,
         exp: iat + LIFETIME_S,
         jti: app.id(),
@@ -143,19 +143,37 @@ async fn spend(app: &App, claims: &Claims<NoExtra>) -> Result<(), OauthError> {
     }
 }
 
+/// An audience.
+struct Resource<'a> {
+    /// As it was asked for, byte by byte.
+    text: &'a str,
+    uri: Url,
+}
+
+/// The issuer by the name that an audience knows. A name without a dot is a container's, on the network of the services,
+/// where the internal name leads somewhere; everybody else knows the public one.
+fn issuer<'a>(app: &'a App, resource: &Resource<'_>) -> &'a str {
+    match resource.uri.host() {
+        Some(Host::Domain(name)) if !name.trim_end_matches('.').contains('.') && name != "localhost" => {
+            &app.config.issuer
+        }
+        _ => &app.config.public_issuer,
+    }
+}
+
 /// The one audience asked for: an absolute URI without a fragment (RFC 8707, section 2).
-fn resource(form: &Form) -> Result<&str, OauthError> {
+fn resource(form: &Form) -> Result<Resource<'_>, OauthError> {
     let invalid = |what: &str| OauthError::bad("invalid_target", what);
-    let resource = form.get("resource").ok_or_else(|| invalid("resource must name the one audience of the token"))?;
-    let uri = Url::parse(resource).map_err(|_| invalid("resource is not an absolute URI"))?;
+    let text = form.get("resource").ok_or_else(|| invalid("resource must name the one audience of the token"))?;
+    let uri = Url::parse(text).map_err(|_| invalid("resource is not an absolute URI"))?;
     let usable = uri.has_host()
         && matches!(uri.scheme(), "http" | "https")
         && uri.fragment().is_none()
         && uri.username().is_empty()
         && uri.password().is_none()
-        && resource.len() <= MAX_RESOURCE_BYTES
-        && resource.bytes().all(|b| b.is_ascii_graphic());
-    if usable { Ok(resource) } else { Err(invalid("resource is not a plain http or https address")) }
+        && text.len() <= MAX_RESOURCE_BYTES
+        && text.bytes().all(|b| b.is_ascii_graphic());
+    if usable { Ok(Resource { text, uri }) } else { Err(invalid("resource is not a plain http or https address")) }
 }
 
 /// The scope asked for; the whole one when none is.

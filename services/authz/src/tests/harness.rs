@@ -37,6 +37,7 @@ pub const DEPLOY_TOKEN: &str = "deploy-token-of-the-tests-0123456789abc";
 pub const ROUTER_TOKEN: &str = "router-token-of-the-tests-0123456789abc";
 pub const SEAL_KEY: &str = "seal-key-of-the-tests-0123456789abcdef";
 pub const ISSUER: &str = "http://beaver-authz-service:19090";
+pub const PUBLIC_ISSUER: &str = "http://localhost:3081";
 pub const PASSWORD: &str = "seven sticks make one lodge";
 
 /// authz under test.

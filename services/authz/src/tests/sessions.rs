@@ -165,6 +165,8 @@ async fn the_internal_api_opens_to_the_service_token_alone() {
         let code = authz.post(path, &json!({"unknown": 1})).await.problem();
         assert_eq!(code.0, 400, "{path}");
     }
+    let reply = authz.send(Request::get("/portal/issuer").body("".into()).unwrap()).await;
+    assert_eq!(reply.problem(), (401, "service_token_required".into()));
     for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/.well-known/jwks.json"] {
         let reply = authz.send(Request::get(path).body("".into()).unwrap()).await;
         assert_eq!(reply.status, StatusCode::OK, "{path}");
@@ -193,6 +195,7 @@ async fn the_description_names_every_internal_endpoint() {
         [
             "/backends/register",
             "/portal/assertion",
+            "/portal/issuer",
             "/portal/login",
             "/portal/logout",
             "/portal/operator",

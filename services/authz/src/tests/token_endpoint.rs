@@ -7,7 +7,7 @@ use clock::Entropy;
 use futures_util::future::join_all;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
-use token::{Access, AccessClaims, Claims, Kind, SigningKey};
+use token::{Access, AccessClaims, Claims, Expected, Kind, SigningKey};
 
 use super::harness::*;
 
@@ -48,7 +48,7 @@ async fn a_client_gets_an_access_token_for_one_audience_and_five_minutes() {
         let claims: AccessClaims = token::verify::<Access>(
             Kind::AccessToken,
             body["access_token"].as_str().unwrap(),
-            &authz.expected(RESOURCE),
+            &Expected { issuer: PUBLIC_ISSUER, ..authz.expected(RESOURCE) },
             &keys.json(),
         )
         .unwrap();
@@ -71,6 +71,45 @@ async fn metadata_lead_to_the_endpoints() {
         assert_eq!(metadata[name], format!("{ISSUER}{path}"));
     }
     assert_eq!(metadata["token_endpoint_auth_methods_supported"], json!(["private_key_jwt"]));
+}
+
+#[tokio::test]
+async fn outside_the_issuer_has_its_public_name_and_nothing_but_its_keys() {
+    let authz = Authz::simple().await;
+    let metadata: Value = authz.get("/portal/issuer").await.json();
+    let expected = json!({
+        "issuer": PUBLIC_ISSUER,
+        "jwks_uri": format!("{PUBLIC_ISSUER}/.well-known/jwks.json"),
+        "response_types_supported": [],
+        "grant_types_supported": [],
+        "scopes_supported": ["mcp"],
+    });
+    assert_eq!(metadata, expected);
+}
+
+#[tokio::test]
+async fn a_token_has_the_issuers_name_that_its_audience_knows() {
+    let authz = Authz::simple().await;
+    let (key, id) = client(&authz, "alice").await;
+    for (resource, issuer) in [
+        ("http://outlook_mcp:8000/mcp", ISSUER),
+        ("http://outlook-mcp/", ISSUER),
+        ("https://mcp.example.com/outlook", PUBLIC_ISSUER),
+        ("http://192.168.1.10:8000/mcp", PUBLIC_ISSUER),
+        ("http://[::1]:8000/mcp", PUBLIC_ISSUER),
+        ("http://localhost:8000/mcp", PUBLIC_ISSUER),
+    ] {
+        let assertion = authz.client_assertion(&key, &id);
+        let reply = authz.token(&[("client_assertion", &assertion), ("resource", resource)]).await;
+        let token = reply.json::<Value>()["access_token"].as_str().unwrap().to_owned();
+        let verify = |issuer: &str| {
+            let expected = Expected { issuer, ..authz.expected(resource) };
+            token::verify::<Access>(Kind::AccessToken, &token, &expected, &authz.app.keys.published())
+        };
+        assert!(verify(issuer).is_ok(), "{resource}");
+        let other = if issuer == ISSUER { PUBLIC_ISSUER } else { ISSUER };
+        assert!(verify(other).is_err(), "{resource}: the control");
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub struct Options {
 /// # Errors
 /// When there is no engine, the stack does not come up, or a workspace does not.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    let stack = Stack::up("bench", Engine::Docker, &[]).await?;
+    let stack = Stack::up("bench", Engine::Docker, &[("BEAVER_SIGN_UPS_PER_HOUR", "0")]).await?;
     let result = measure(&stack, options).await;
     if result.is_err() {
         eprintln!("logs: {}", stack.keep_logs().await.display());

@@ -4,7 +4,7 @@
 //!
 //! | call | body | answer |
 //! | --- | --- | --- |
-//! | `POST /portal/register`, header `Idempotency-Key` | [`RegisterAccount`] | 201 [`SignedIn`] |
+//! | `POST /portal/register`, header `Idempotency-Key` | [`RegisterAccount`] | 201 [`SignedIn`]; 429 `too_many_sign_ups` with Retry-After |
 //! | `GET /portal/slugs/{text}` | – | 200 [`SlugAvailability`] |
 //! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/session` | [`SessionToken`] | 200 [`Session`]; 401 `session_ended` |
@@ -35,6 +35,21 @@ fn expose<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error
 /// The same key with another body is 422 `idempotency_key_reused`.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The browser that somebody signs up or in with.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Browser {
+    /// Its address: what failures and sign-ups are counted by, and what its person knows the session by.
+    pub address: String,
+    /// What it calls itself (`User-Agent`); may be empty.
+    #[serde(default)]
+    pub user_agent: String,
+    /// The device cookie's value ([`SignedIn::device_token`]), when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "expose_option")]
+    #[schema(value_type = Option<String>)]
+    pub device: Option<SecretString>,
+}
+
 /// Signs a person up. Refusals name their field: `slug`, `email` or `password`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +64,8 @@ pub struct RegisterAccount {
     pub password: SecretString,
     /// The person's language: `en` or `zh-CN`.
     pub locale: String,
+    /// The browser.
+    pub browser: Browser,
 }
 
 /// Makes the first operator account. An operator has no instance.
@@ -67,6 +84,8 @@ pub struct RegisterOperator {
     pub password: SecretString,
     /// The person's language.
     pub locale: String,
+    /// The browser.
+    pub browser: Browser,
 }
 
 /// Whether the one-time link is still good for anything.
@@ -111,8 +130,8 @@ pub struct Login {
     #[serde(serialize_with = "expose")]
     #[schema(value_type = String)]
     pub password: SecretString,
-    /// The client's address, for counting failures.
-    pub client_address: String,
+    /// The browser.
+    pub browser: Browser,
     /// The token of a session to end when this one begins: no fixation. What its person's instance made of it ends too.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "expose_option")]
     #[schema(value_type = Option<String>)]
@@ -133,6 +152,11 @@ pub struct SignedIn {
     #[serde(serialize_with = "expose")]
     #[schema(value_type = String)]
     pub session_token: SecretString,
+    /// What the device cookie holds from now on, for 90 days: by it the account is known on this device, and nothing that
+    /// strangers do to the account locks it out there.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub device_token: SecretString,
     /// The session.
     pub session: Session,
 }

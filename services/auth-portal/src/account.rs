@@ -103,6 +103,7 @@ pub async fn register(
         email: shown.email.clone(),
         password: form.password,
         locale: visit.locale.code().into(),
+        browser: visit.browser(),
     };
     let request = portal.authz().request(Method::POST, "/portal/register").timeout(PATIENCE);
     match portal.authz().json::<SignedIn>(request.header(IDEMPOTENCY_KEY, &key).json(&body)).await {
@@ -112,7 +113,7 @@ pub async fn register(
             Ok(response)
         }
         Err(error) => {
-            shown.faults = Faults::refused(&error, texts, &["slug", "email", "password"]);
+            shown.faults = register_refusal(&error, texts);
             let refused = error.status().filter(|status| *status < 500);
             if refused.is_none() {
                 // It may have been done all the same: sent again with the same key, nothing is made twice.
@@ -121,6 +122,13 @@ pub async fn register(
             }
             page(status_of(refused), shown)
         }
+    }
+}
+
+fn register_refusal(error: &CallError, texts: Texts) -> Faults {
+    match wait_minutes(error, "too_many_sign_ups") {
+        Some(minutes) => Faults::one("", texts.with("register.wait", "minutes", minutes)),
+        None => Faults::refused(error, texts, &["slug", "email", "password"]),
     }
 }
 
@@ -215,7 +223,7 @@ pub async fn login(
         let body = Login {
             login: login.clone(),
             password: form.password,
-            client_address: visit.client.to_string(),
+            browser: visit.browser(),
             replaces: visit.token.clone(),
         };
         let request = portal.authz().request(Method::POST, "/portal/login").timeout(PATIENCE);
@@ -240,12 +248,20 @@ pub async fn login(
 }
 
 fn login_faults(error: &CallError, texts: Texts) -> Faults {
-    if let CallError::Refused { problem, retry_after_s: Some(seconds), .. } = error
-        && problem.code == "too_many_attempts"
-    {
-        return Faults::one("", texts.with("login.wait", "minutes", seconds.div_ceil(60).max(1)));
+    match wait_minutes(error, "too_many_attempts") {
+        Some(minutes) => Faults::one("", texts.with("login.wait", "minutes", minutes)),
+        None => Faults::refused(error, texts, &[]),
     }
-    Faults::refused(error, texts, &[])
+}
+
+/// In how many minutes one may try again, when that is what the refusal says.
+fn wait_minutes(error: &CallError, code: &str) -> Option<u64> {
+    match error {
+        CallError::Refused { problem, retry_after_s: Some(seconds), .. } if problem.code == code => {
+            Some(seconds.div_ceil(60).max(1))
+        }
+        _ => None,
+    }
 }
 
 /// `POST /logout`.

@@ -156,10 +156,10 @@ pub struct SetupForm {
 pub async fn setup(
     State(portal): State<Portal>,
     headers: HeaderMap,
-    locale: locale::Locale,
+    visit: Visit,
     Form(form): Form<SetupForm>,
 ) -> Result<Response, Problem> {
-    let texts = Texts(locale);
+    let (locale, texts) = (visit.locale, Texts(visit.locale));
     let token = cookie(&headers, setup_cookie(&portal)).map(SecretString::from);
     let mut shown = SetupPage {
         l: Layout::new(locale, "/operator/setup".into(), None),
@@ -173,8 +173,13 @@ pub async fn setup(
     if !shown.faults.is_empty() {
         return page(StatusCode::UNPROCESSABLE_ENTITY, shown);
     }
-    let body =
-        RegisterOperator { token, email: shown.email.clone(), password: form.password, locale: locale.code().into() };
+    let body = RegisterOperator {
+        token,
+        email: shown.email.clone(),
+        password: form.password,
+        locale: locale.code().into(),
+        browser: visit.browser(),
+    };
     let request = portal.authz().request(Method::POST, "/portal/operator").timeout(std::time::Duration::from_secs(30));
     match portal.authz().json::<SignedIn>(request.json(&body)).await {
         Ok(signed_in) => {

@@ -8,7 +8,7 @@ use axum::{
 };
 use contracts::{
     InstanceId, Slug,
-    authz::{Role, Session, SessionToken, SignedIn},
+    authz::{Browser, Role, Session, SessionToken, SignedIn},
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 use locale::Locale;
@@ -16,6 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 use service::{CallError, Problem};
 
 use crate::{Portal, address::Client, next::Next, page::Layout};
+
+/// How long a device is known after a sign-in, in seconds: as authz remembers it.
+const DEVICE_LIFE_S: i64 = 90 * 24 * 60 * 60;
 
 /// One request of one browser.
 #[derive(Debug, Clone)]
@@ -26,6 +29,10 @@ pub struct Visit {
     pub here: String,
     /// Its address.
     pub client: IpAddr,
+    /// What it calls itself, empty when it does not.
+    pub user_agent: String,
+    /// The device cookie's value, when there is exactly one.
+    pub device: Option<SecretString>,
     /// The cookie's value, when there is exactly one.
     pub token: Option<SecretString>,
     /// The session, when the cookie leads to one.
@@ -64,6 +71,11 @@ impl Visit {
         }
     }
 
+    /// The browser, as authz is told of it.
+    pub fn browser(&self) -> Browser {
+        Browser { address: self.client.to_string(), user_agent: self.user_agent.clone(), device: self.device.clone() }
+    }
+
     /// Whether an operator asks.
     pub fn is_operator(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
@@ -76,7 +88,8 @@ impl FromRequestParts<Portal> for Visit {
     async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Problem> {
         let Ok(locale) = Locale::from_request_parts(parts, portal).await;
         let Ok(Client(client)) = Client::from_request_parts(parts, portal).await;
-        let token = cookie(&parts.headers, cookie_name(portal.public().portal_secure())).map(SecretString::from);
+        let secure = portal.public().portal_secure();
+        let token = cookie(&parts.headers, cookie_name(secure)).map(SecretString::from);
         let session = match &token {
             Some(token) => look_up(portal, token).await?,
             None => None,
@@ -85,6 +98,8 @@ impl FromRequestParts<Portal> for Visit {
             locale,
             here: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
             client,
+            user_agent: parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned(),
+            device: cookie(&parts.headers, device_cookie(secure)).map(SecretString::from),
             token,
             session,
         })
@@ -112,6 +127,10 @@ pub fn see_other(path: &str) -> Response {
 
 fn cookie_name(secure: bool) -> &'static str {
     if secure { "__Host-beaver_session" } else { "beaver_session" }
+}
+
+fn device_cookie(secure: bool) -> &'static str {
+    if secure { "__Host-beaver_device" } else { "beaver_device" }
 }
 
 /// The value of the one cookie of this name. Two of a name mean that somebody else may have set one: then there is none.
@@ -142,14 +161,15 @@ pub fn put_cookie(response: &mut Response, name: &str, value: &str, max_age_s: i
     }
 }
 
-/// Makes the response begin a session.
+/// Makes the response begin a session, on a device that is known from then on.
 pub fn begin(portal: &Portal, response: &mut Response, signed_in: &SignedIn) {
     let life_s = (signed_in.session.expires_at_ms - portal.clock().now_ms()).max(0) / 1000;
     let secure = portal.public().portal_secure();
     put_cookie(response, cookie_name(secure), signed_in.session_token.expose_secret(), life_s, secure);
+    put_cookie(response, device_cookie(secure), signed_in.device_token.expose_secret(), DEVICE_LIFE_S, secure);
 }
 
-/// Makes the response end it.
+/// Makes the response end it. The device stays known.
 pub fn end(portal: &Portal, response: &mut Response) {
     let secure = portal.public().portal_secure();
     put_cookie(response, cookie_name(secure), "", 0, secure);

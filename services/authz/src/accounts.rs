@@ -55,14 +55,44 @@ pub(crate) async fn by_id(db: impl Executor<'_, Database = Any>, id: &str) -> An
     find(db, "SELECT * FROM accounts WHERE id = $1", id).await
 }
 
-/// The account that somebody means who types an e-mail address or a name.
-pub(crate) async fn by_login(db: impl Executor<'_, Database = Any>, typed: &str) -> Answer<Option<Account>> {
-    if typed.contains('@') {
-        let Some(email) = Email::parse(typed) else { return Ok(None) };
-        return find(db, "SELECT * FROM accounts WHERE email_key = $1", email.key()).await;
+/// What somebody typed to sign in, as it is compared: two spellings that mean one account are the same.
+pub(crate) enum Login {
+    /// An e-mail address.
+    Email(Email),
+    /// A name.
+    Slug(Slug),
+    /// Neither, so nobody's.
+    Neither(String),
+}
+
+impl Login {
+    /// Reads what was typed.
+    pub fn read(typed: &str) -> Self {
+        let typed = typed.trim();
+        let neither = || Self::Neither(typed.to_lowercase());
+        if typed.contains('@') {
+            return Email::parse(typed).map_or_else(neither, Self::Email);
+        }
+        Slug::parse(&typed.to_ascii_lowercase()).map_or_else(|_| neither(), Self::Slug)
     }
-    let Ok(slug) = Slug::parse(&typed.trim().to_ascii_lowercase()) else { return Ok(None) };
-    find(db, "SELECT * FROM accounts WHERE slug = $1", slug.as_str()).await
+
+    /// What failures are counted by: the text alone, so that it tells nobody which name and address are one person's.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Email(email) => email.key(),
+            Self::Slug(slug) => slug.as_str(),
+            Self::Neither(text) => text,
+        }
+    }
+}
+
+/// The account that somebody means who signs in.
+pub(crate) async fn by_login(db: impl Executor<'_, Database = Any>, login: &Login) -> Answer<Option<Account>> {
+    match login {
+        Login::Email(email) => find(db, "SELECT * FROM accounts WHERE email_key = $1", email.key()).await,
+        Login::Slug(slug) => find(db, "SELECT * FROM accounts WHERE slug = $1", slug.as_str()).await,
+        Login::Neither(_) => Ok(None),
+    }
 }
 
 async fn find(db: impl Executor<'_, Database = Any>, sql: &'static str, key: &str) -> Answer<Option<Account>> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use service::Shutdown;
 
-use crate::{app::App, sessions, sign_up, throttle};
+use crate::{app::App, devices, sessions, sign_up, sign_up_limit, throttle};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -52,8 +52,12 @@ pub(crate) async fn sweep(app: &App) -> Result<u64, sqlx::Error> {
             now - throttle::FORGOTTEN_MS,
         ),
         (
-            "DELETE FROM known_addresses WHERE scope IN (SELECT scope FROM known_addresses WHERE last_seen_ms <= $1 LIMIT $2)",
-            now - throttle::KNOWN_MS,
+            "DELETE FROM devices WHERE (device_hash, account_id) IN (SELECT device_hash, account_id FROM devices WHERE last_seen_ms <= $1 LIMIT $2)",
+            now - devices::KNOWN_MS,
+        ),
+        (
+            "DELETE FROM sign_ups_by_address WHERE scope IN (SELECT scope FROM sign_ups_by_address WHERE since_ms <= $1 LIMIT $2)",
+            now - sign_up_limit::HOUR_MS,
         ),
         (
             "DELETE FROM initial_access_tokens WHERE instance_id IN (SELECT instance_id FROM initial_access_tokens WHERE expires_at_ms <= $1 LIMIT $2)",

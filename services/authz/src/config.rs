@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub address: PublicAddress,
     /// What callers of the internal API may show.
     pub internal_tokens: Vec<SecretString>,
+    /// How many accounts one address may make in an hour; `None`: any number.
+    pub sign_ups_per_hour: Option<i64>,
     /// What opens the first operator's page.
     pub operator_token: SecretString,
     /// What the signing keys are sealed with.
@@ -54,6 +56,7 @@ impl Config {
             public_issuer: public_issuer(env, &address)?,
             address,
             internal_tokens: env.live_secrets("BEAVER_AUTHZ_INTERNAL_TOKEN", &[])?,
+            sign_ups_per_hour: Some(env.parse::<u32>("BEAVER_SIGN_UPS_PER_HOUR")?.into()).filter(|limit| *limit > 0),
             operator_token: env.secret("BEAVER_OPERATOR_TOKEN")?,
             seal_key: env.secret("BEAVER_SEAL_KEY")?,
             deploy_url: env.url("BEAVER_DEPLOY_URL")?,
@@ -114,6 +117,9 @@ mod tests {
     fn the_defaults_and_five_secrets_suffice() {
         let config = Config::from_env(&env()).unwrap();
         assert_eq!(config.issuer, "http://beaver-authz-service:19090");
+        assert_eq!(config.sign_ups_per_hour, Some(60));
+        let unlimited = Config::from_env(&env().with("BEAVER_SIGN_UPS_PER_HOUR", "0")).unwrap();
+        assert_eq!(unlimited.sign_ups_per_hour, None);
         assert_eq!(config.public_issuer, "http://localhost:3081", "the portal's origin");
         assert!(matches!(config.database, Database::Sqlite(path) if path.ends_with("runtime/authz/authz.db")));
     }

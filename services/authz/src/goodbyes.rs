@@ -142,7 +142,11 @@ impl Outbox for Goodbye {
         };
         let cause = format!("{error:#}");
         if app.clock.now_ms() - self.created_at_ms >= GIVEN_UP_MS {
-            tracing::warn!(instance_id = self.instance_id, cause, "a workspace was not told that sessions ended in time");
+            tracing::warn!(
+                instance_id = self.instance_id,
+                cause,
+                "a workspace was not told that sessions ended in time"
+            );
             return self.remove(app).await;
         }
         if self.is_gone(app).await {

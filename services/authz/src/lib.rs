@@ -10,6 +10,7 @@ mod backends;
 mod cleanup;
 mod config;
 mod deliveries;
+mod devices;
 mod digest;
 mod email;
 mod goodbyes;
@@ -25,6 +26,7 @@ mod seal;
 mod sessions;
 mod sign_in;
 mod sign_up;
+mod sign_up_limit;
 #[cfg(test)]
 mod tests;
 mod throttle;

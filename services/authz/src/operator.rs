@@ -14,6 +14,7 @@ use service::{Json, Problem};
 use crate::{
     accounts::{self, Account},
     app::App,
+    devices::Visitor,
     password,
     refused::{Answer, Refused},
     sessions, sign_up,
@@ -47,6 +48,7 @@ pub(crate) async fn register(
     if exists(&app).await? {
         return Err(taken());
     }
+    let visitor = Visitor::read(&app, &body.browser)?;
     let (email, locale) = (sign_up::email(&body.email)?, sign_up::locale(&body.locale)?);
     let password_hash = app.passwords.set(body.password, password::own_words(None, email.as_str())).await?;
     let account = Account {
@@ -70,7 +72,7 @@ pub(crate) async fn register(
     if !accounts::insert(&mut transaction, &account, &email, app.clock.now_ms()).await? {
         return Err(sign_up::email_taken());
     }
-    let signed_in = sessions::begin(&mut transaction, &app, &account).await?;
+    let signed_in = sessions::begin(&mut transaction, &app, &account, &visitor).await?;
     transaction.commit().await?;
     tracing::info!(account_id = %account.id, "the first operator signed up");
     Ok((StatusCode::CREATED, Json(signed_in)))

@@ -10,6 +10,7 @@ use sqlx::AnyConnection;
 use crate::{
     accounts::{self, Account},
     app::App,
+    devices::{self, Visitor},
     digest::sha256,
     goodbyes,
     refused::Answer,
@@ -54,23 +55,32 @@ struct Row {
     expires_at_ms: i64,
 }
 
-/// Begins a session for an account.
-pub(crate) async fn begin(db: &mut AnyConnection, app: &App, account: &Account) -> Result<SignedIn, sqlx::Error> {
+/// Begins a session for an account, on a device that is known from now on.
+pub(crate) async fn begin(
+    db: &mut AnyConnection,
+    app: &App,
+    account: &Account,
+    visitor: &Visitor,
+) -> Result<SignedIn, sqlx::Error> {
     let now = app.clock.now_ms();
     let token = app.entropy.token();
     let live = Live { sid: app.id(), expires_at_ms: now + ABSOLUTE_MS, account: account.clone() };
     sqlx::query(
-        "INSERT INTO sessions (token_hash, sid, account_id, created_at_ms, last_seen_ms, expires_at_ms)
-         VALUES ($1, $2, $3, $4, $4, $5)",
+        "INSERT INTO sessions
+             (token_hash, sid, account_id, created_at_ms, last_seen_ms, expires_at_ms, address, user_agent)
+         VALUES ($1, $2, $3, $4, $4, $5, $6, $7)",
     )
     .bind(sha256(&token))
     .bind(live.sid.clone())
     .bind(account.id.to_string())
     .bind(now)
     .bind(live.expires_at_ms)
-    .execute(db)
+    .bind(visitor.address.to_string())
+    .bind(visitor.user_agent.clone())
+    .execute(&mut *db)
     .await?;
-    Ok(SignedIn { session_token: token.into(), session: live.view() })
+    let device_token = devices::remember(db, app, visitor, account).await?;
+    Ok(SignedIn { session_token: token.into(), device_token, session: live.view() })
 }
 
 /// The session of a token, which this keeps alive.

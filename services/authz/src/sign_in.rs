@@ -1,6 +1,6 @@
 //! Signing in: `POST /portal/login`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::extract::State;
 use contracts::{
@@ -10,7 +10,7 @@ use contracts::{
 use http::StatusCode;
 use service::{Json, Problem};
 
-use crate::{accounts, app::App, goodbyes, password::Purpose, refused::Answer, sessions, throttle};
+use crate::{accounts, app::App, devices::Visitor, goodbyes, password::Purpose, refused::Answer, sessions, throttle};
 
 /// Checks a password and begins a session. Unknown people and wrong passwords get the same answer in the same time.
 #[utoipa::path(post, path = "/portal/login", tag = "portal", request_body = Login,
@@ -20,17 +20,11 @@ use crate::{accounts, app::App, goodbyes, password::Purpose, refused::Answer, se
         (status = 429, description = "too_many_attempts, with Retry-After", body = ProblemDetails),
         (status = 503, description = "busy, unavailable", body = ProblemDetails)))]
 pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) -> Answer<Json<SignedIn>> {
-    let address: IpAddr = body
-        .client_address
-        .parse()
-        .map_err(|_| Problem::bad_request("client_address is not an IP address.").on_field("client_address"))?;
-    let account = accounts::by_login(app.store.pool(), &body.login).await?;
-    let subject = match &account {
-        Some(account) => account.id.to_string(),
-        // No account's id has a space in it.
-        None => format!("nobody {}", body.login.trim().to_lowercase()),
-    };
-    let attempt = throttle::begin(&app, &subject, address).await?;
+    let visitor = Visitor::read(&app, &body.browser)?;
+    let login = accounts::Login::read(&body.login);
+    let account = accounts::by_login(app.store.pool(), &login).await?;
+    let device = visitor.known_to(&app, account.as_ref()).await?;
+    let attempt = throttle::begin(&app, login.key(), visitor.address, device).await?;
     let hash = account.as_ref().map(|account| account.password_hash.clone());
     let fits = match app.passwords.verify(Purpose::SignIn, body.password, hash).await {
         Ok(fits) => fits,
@@ -51,7 +45,7 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
         .into());
     };
     let mut transaction = app.store.begin().await?;
-    attempt.succeeded(&mut transaction, app.clock.now_ms()).await?;
+    attempt.succeeded(&mut transaction).await?;
     let replaced = match &body.replaces {
         Some(before) => sessions::end(&mut transaction, before).await?,
         None => None,
@@ -61,7 +55,7 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
         Some((before, sid)) => goodbyes::insert(&mut transaction, &app, before, Some(sid)).await?,
         None => None,
     };
-    let signed_in = sessions::begin(&mut transaction, &app, &account).await?;
+    let signed_in = sessions::begin(&mut transaction, &app, &account, &visitor).await?;
     transaction.commit().await?;
     goodbyes::say_now(&app, goodbye).await;
     metrics::counter!("authz_sign_ins_total", "outcome" => "ok").increment(1);

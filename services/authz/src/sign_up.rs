@@ -15,11 +15,12 @@ use crate::{
     accounts::{self, Account},
     app::App,
     deliveries,
+    devices::Visitor,
     digest::sha256,
     email::Email,
     password::{self, Purpose},
     refused::{Answer, Refused},
-    sessions,
+    sessions, sign_up_limit,
 };
 
 /// How long a repeated sign-up is recognised.
@@ -31,6 +32,7 @@ struct SignUp {
     slug: Slug,
     email: Email,
     locale: Locale,
+    visitor: Visitor,
     body: RegisterAccount,
 }
 
@@ -42,17 +44,19 @@ struct SignUp {
         (status = 400, description = "idempotency_key_required", body = ProblemDetails),
         (status = 409, description = "slug_taken, slug_reserved, email_taken", body = ProblemDetails),
         (status = 422, description = "slug_*, email_invalid, password_*, locale_unknown, idempotency_key_reused", body = ProblemDetails),
+        (status = 429, description = "too_many_sign_ups, with Retry-After", body = ProblemDetails),
         (status = 503, description = "busy, unavailable", body = ProblemDetails)))]
 pub(crate) async fn register(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     Json(body): Json<RegisterAccount>,
 ) -> Answer<(StatusCode, Json<SignedIn>)> {
-    let asked = SignUp::check(&headers, body)?;
+    let asked = SignUp::check(&app, &headers, body)?;
     if let Some(again) = asked.repeated(&app).await? {
         return Ok((StatusCode::CREATED, Json(again)));
     }
-    // Asked before the expensive part, and decided again by the database below.
+    // Both are asked before the expensive part, and decided again by the database below.
+    sign_up_limit::check(&app, asked.visitor.address).await?;
     asked.still_free(&app).await?;
     let own_words = password::own_words(Some(asked.slug.as_str()), asked.email.as_str());
     let password_hash = app.passwords.set(asked.body.password.clone(), own_words).await?;
@@ -80,7 +84,7 @@ pub(crate) async fn register(
 }
 
 impl SignUp {
-    fn check(headers: &HeaderMap, body: RegisterAccount) -> Answer<Self> {
+    fn check(app: &App, headers: &HeaderMap, body: RegisterAccount) -> Answer<Self> {
         let key = headers
             .get(IDEMPOTENCY_KEY)
             .and_then(|value| value.to_str().ok())
@@ -97,7 +101,8 @@ impl SignUp {
             Problem::field("slug", error.code(), error.to_string()).status(status)
         })?;
         let (email, locale) = (email(&body.email)?, locale(&body.locale)?);
-        Ok(Self { key_hash: sha256(key), slug, email, locale, body })
+        let visitor = Visitor::read(app, &body.browser)?;
+        Ok(Self { key_hash: sha256(key), slug, email, locale, visitor, body })
     }
 
     /// The answer of the sign-up that used this key before: its account, in a new session.
@@ -126,7 +131,7 @@ impl SignUp {
             return Err(reused().into());
         }
         let mut transaction = app.store.begin().await?;
-        let signed_in = sessions::begin(&mut transaction, app, &account).await?;
+        let signed_in = sessions::begin(&mut transaction, app, &account, &self.visitor).await?;
         transaction.commit().await?;
         app.deliveries_nudge.notify_one();
         Ok(Some(signed_in))
@@ -140,7 +145,13 @@ impl SignUp {
             .bind(self.email.key().to_owned())
             .fetch_one(app.store.pool())
             .await?;
-        if with_email > 0 { Err(email_taken()) } else { Ok(()) }
+        if with_email == 0 {
+            return Ok(());
+        }
+        let mut transaction = app.store.begin().await?;
+        sign_up_limit::count(&mut transaction, app, self.visitor.address).await?;
+        transaction.commit().await?;
+        Err(email_taken())
     }
 
     /// Account, name, session and delivery: all of it or nothing. `None` when the key was used in the meantime.
@@ -162,6 +173,7 @@ impl SignUp {
             transaction.rollback().await?;
             return Ok(None);
         }
+        sign_up_limit::count(&mut transaction, app, self.visitor.address).await?;
         let named = sqlx::query(
             "INSERT INTO slugs (slug, account_id, reserved_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         )
@@ -177,7 +189,7 @@ impl SignUp {
             return Err(email_taken());
         }
         deliveries::insert(&mut transaction, app, account).await?;
-        let signed_in = sessions::begin(&mut transaction, app, account).await?;
+        let signed_in = sessions::begin(&mut transaction, app, account, &self.visitor).await?;
         transaction.commit().await?;
         Ok(Some(signed_in))
     }

@@ -4,14 +4,14 @@
 //!
 //! | counter | free | longest pause | a success there |
 //! | --- | --- | --- | --- |
-//! | this account from this address | 5 | 15 min | clears it |
-//! | this account from everywhere | 50 | 1 min | takes back itself only |
-//! | this address, whatever the account | 100 | 15 min | takes back itself only |
+//! | this name from this address | 5 | 15 min | clears it |
+//! | this name from everywhere | 50 | 1 min | takes back itself only |
+//! | this address, whatever the name | 100 | 15 min | takes back itself only |
 //!
-//! An address from which the account has signed in within 90 days is known: it is held to the first counter alone, so that
-//! nothing others do to an account or in a shared network locks its person out. (A cookie that names a device is the better
-//! sign, and takes the address's place here when the portal has one.) IPv6 addresses count by their /64. A counter is
-//! forgotten after an hour without a failure.
+//! A name is what was typed, an e-mail address or a slug, in one spelling, whether or not it is anybody's: that both of
+//! somebody's names are one account does not show. A device on which the account has signed in ([`crate::devices`]) is held to
+//! a counter of its own alone, like the first one: nothing others do to an account or in a shared network locks its person
+//! out there. IPv6 addresses count by their /64. A counter is forgotten after an hour without a failure.
 //!
 //! An attempt is counted as failed before the password is looked at and taken back if it was right: five hundred at once
 //! are not five hundred free ones. While a pause lasts nothing is looked at or counted, so it cannot be prolonged.
@@ -27,8 +27,6 @@ use crate::{app::App, refused::Answer};
 
 /// After how long without a failure a counter begins anew.
 pub(crate) const FORGOTTEN_MS: i64 = 60 * 60 * 1000;
-/// For how long an address stays known.
-pub(crate) const KNOWN_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 /// How patient a counter is.
 #[derive(Clone, Copy)]
@@ -38,7 +36,7 @@ struct Limit {
 }
 
 const PAIR: Limit = Limit { free: 5, longest_pause_s: 900 };
-const ACCOUNT: Limit = Limit { free: 50, longest_pause_s: 60 };
+const NAME: Limit = Limit { free: 50, longest_pause_s: 60 };
 const ADDRESS: Limit = Limit { free: 100, longest_pause_s: 900 };
 
 impl Limit {
@@ -49,38 +47,34 @@ impl Limit {
     }
 }
 
-/// One attempt to sign in, counted as failed until it is said to be otherwise.
+/// One attempt, counted as failed until it is said to be otherwise.
 pub(crate) struct Attempt {
-    pair: String,
-    /// The counters of the account and of the address; none for a known address.
+    /// The counter that a success clears.
+    own: String,
+    /// The counters of the name and of the address; none for a known device.
     shared: Vec<String>,
 }
 
-/// Counts an attempt on `subject` (an account's id, or what was typed where there is no account) from `address`.
+/// Counts an attempt on `name` from `address`, or from a `device` that is known to the account.
 ///
 /// # Errors
 /// 429 `too_many_attempts` with Retry-After, and nothing is counted.
-pub(crate) async fn begin(app: &App, subject: &str, address: IpAddr) -> Answer<Attempt> {
-    let address = network(address);
-    let now = app.clock.now_ms();
-    let pair = app.seal.name(&["pair", subject, &address]);
+pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option<&str>) -> Answer<Attempt> {
+    let (address, now) = (network(address), app.clock.now_ms());
+    let (own, counters) = match device {
+        Some(device) => {
+            let own = app.seal.name(&["device", device, name]);
+            (own.clone(), vec![(own, PAIR)])
+        }
+        None => {
+            let own = app.seal.name(&["pair", name, &address]);
+            let (by_name, by_address) = (app.seal.name(&["name", name]), app.seal.name(&["address", &address]));
+            (own.clone(), vec![(by_name, NAME), (own, PAIR), (by_address, ADDRESS)])
+        }
+    };
     let mut transaction = app.store.begin().await?;
-    let (known,): (i64,) =
-        sqlx::query_as("SELECT COUNT(*) FROM known_addresses WHERE scope = $1 AND last_seen_ms > $2")
-            .bind(pair.clone())
-            .bind(now - KNOWN_MS)
-            .fetch_one(&mut *transaction)
-            .await?;
-    let mut counters = vec![];
-    if known == 0 {
-        counters.push((app.seal.name(&["account", subject]), ACCOUNT));
-    }
-    counters.push((pair.clone(), PAIR));
-    if known == 0 {
-        counters.push((app.seal.name(&["address", &address]), ADDRESS));
-    }
-    // Always in this order: two attempts that share counters wait for one another, but never in a circle.
     let mut wait_ms = 0;
+    // Always in this order: two attempts that share counters wait for one another, but never in a circle.
     for (scope, limit) in &counters {
         wait_ms = wait_ms.max(count(&mut transaction, scope, *limit, now).await?);
     }
@@ -90,8 +84,8 @@ pub(crate) async fn begin(app: &App, subject: &str, address: IpAddr) -> Answer<A
         return Err(too_many(wait_ms).into());
     }
     transaction.commit().await?;
-    let shared = counters.into_iter().map(|(scope, _)| scope).filter(|scope| *scope != pair).collect();
-    Ok(Attempt { pair, shared })
+    let shared = counters.into_iter().map(|(scope, _)| scope).filter(|scope| *scope != own).collect();
+    Ok(Attempt { own, shared })
 }
 
 /// Counts one failure; how long it still is to wait because of earlier ones, in milliseconds.
@@ -119,25 +113,16 @@ async fn count(db: &mut AnyConnection, scope: &str, limit: Limit, now: i64) -> R
 }
 
 impl Attempt {
-    /// The password was right: the pair starts anew, the shared counters lose this attempt alone, the address is known.
-    pub async fn succeeded(&self, db: &mut AnyConnection, now: i64) -> Result<(), sqlx::Error> {
+    /// The password was right: its own counter starts anew, the shared ones lose this attempt alone.
+    pub async fn succeeded(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
         self.take_back(db).await?;
-        sqlx::query("DELETE FROM login_failures WHERE scope = $1").bind(self.pair.clone()).execute(&mut *db).await?;
-        sqlx::query(
-            "INSERT INTO known_addresses (scope, last_seen_ms) VALUES ($1, $2)
-             ON CONFLICT (scope) DO UPDATE SET last_seen_ms = $2",
-        )
-        .bind(self.pair.clone())
-        .bind(now)
-        .execute(db)
-        .await?;
-        Ok(())
+        sqlx::query("DELETE FROM login_failures WHERE scope = $1").bind(self.own.clone()).execute(db).await.map(drop)
     }
 
     /// Nobody looked at the password: the attempt does not count.
     pub async fn withdrawn(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
         self.take_back(db).await?;
-        undo(db, &self.pair).await
+        undo(db, &self.own).await
     }
 
     async fn take_back(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
@@ -160,7 +145,7 @@ async fn undo(db: &mut AnyConnection, scope: &str) -> Result<(), sqlx::Error> {
 }
 
 /// What an address counts as: itself, or the /64 that one IPv6 subscriber has whole.
-fn network(address: IpAddr) -> String {
+pub(crate) fn network(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).to_string(),
@@ -183,7 +168,7 @@ mod tests {
     #[test]
     fn pauses_double_from_a_second_to_the_longest() {
         assert_eq!([0, 4, 5, 6, 8, 14, 15, 10_000].map(|n| PAIR.pause_ms(n) / 1000), [0, 0, 1, 2, 8, 512, 900, 900]);
-        assert_eq!(ACCOUNT.pause_ms(10_000), 60_000);
+        assert_eq!(NAME.pause_ms(10_000), 60_000);
     }
 
     #[test]

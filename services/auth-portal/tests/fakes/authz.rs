@@ -48,8 +48,10 @@ pub struct Inner {
     pub refusals: VecDeque<Refusal>,
     /// Every call is answered 500, as by something that is no authz.
     pub away: bool,
-    /// The bodies of logins, without passwords.
+    /// The bodies of logins, without passwords: name, address, the session that is replaced.
     pub logins: Vec<(String, String, Option<String>)>,
+    /// The devices that sign-ups and sign-ins came from, in their order.
+    pub devices: Vec<Option<String>>,
     /// Every assertion's request.
     pub assertions: Vec<(Slug, contracts::authz::Purpose, Option<String>)>,
     /// Logouts: the token, and whether everywhere.
@@ -114,7 +116,7 @@ impl Authz {
             expires_at_ms: self.clock.now_ms() + 7 * 86_400_000,
         };
         inner.sessions.insert(token.clone(), session.clone());
-        SignedIn { session_token: token.into(), session }
+        SignedIn { session_token: token.into(), device_token: self.entropy.token().into(), session }
     }
 }
 
@@ -151,12 +153,17 @@ async fn register(State(authz): State<Authz>, headers: HeaderMap, Json(body): Js
     let Some(key) = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).map(str::to_owned) else {
         return problem(400, "idempotency_key_required", None);
     };
+    inner.devices.push(body.browser.device.map(|device| device.expose_secret().to_owned()));
     let print = format!("{} {} {}", body.slug, body.email, body.password.expose_secret());
     if let Some((same, token)) = inner.by_key.get(&key) {
         if *same != print {
             return problem(422, "idempotency_key_reused", None);
         }
-        let answer = SignedIn { session_token: token.clone().into(), session: inner.sessions[token].clone() };
+        let answer = SignedIn {
+            session_token: token.clone().into(),
+            device_token: authz.entropy.token().into(),
+            session: inner.sessions[token].clone(),
+        };
         return (StatusCode::CREATED, Json(answer)).into_response();
     }
     let slug = match Slug::parse_new(&body.slug) {
@@ -198,7 +205,8 @@ async fn slug(State(authz): State<Authz>, Path(text): Path<String>) -> Json<Slug
 async fn login(State(authz): State<Authz>, Json(body): Json<Login>) -> Response {
     let mut inner = authz.inner.lock();
     let replaces = body.replaces.as_ref().map(|token| token.expose_secret().to_owned());
-    inner.logins.push((body.login.clone(), body.client_address, replaces.clone()));
+    inner.devices.push(body.browser.device.map(|device| device.expose_secret().to_owned()));
+    inner.logins.push((body.login.clone(), body.browser.address, replaces.clone()));
     let found = inner.accounts.iter().find(|account| {
         (account.email == body.login || account.slug.as_ref().is_some_and(|slug| slug.as_str() == body.login))
             && account.password == body.password.expose_secret()

@@ -1,6 +1,15 @@
 //! Signing up, in and out.
 
-use crate::{PASSWORD, alice, browser::Browser, fakes::House, html};
+use crate::{
+    PASSWORD, alice,
+    browser::{Browser, Page},
+    fakes::House,
+    html,
+};
+
+fn set_cookies(page: &Page) -> Vec<String> {
+    page.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap().to_owned()).collect()
+}
 
 #[tokio::test]
 async fn signing_up_leads_to_the_progress_page_and_a_session() {
@@ -8,7 +17,7 @@ async fn signing_up_leads_to_the_progress_page_and_a_session() {
     let mut browser = Browser::new(&house);
     let page = browser.register("alice", " alice@example.com ", PASSWORD).await;
     assert_eq!(page.location.as_deref(), Some("/progress"));
-    let cookie = page.headers["set-cookie"].to_str().unwrap();
+    let cookie = set_cookies(&page).remove(0);
     assert!(cookie.starts_with("beaver_session=") && cookie.contains("; HttpOnly; SameSite=Lax"), "{cookie}");
     assert!(cookie.contains("; Path=/;") && !cookie.contains("Secure") && !cookie.contains("Domain"), "{cookie}");
     assert_eq!(browser.get("/progress").await.status, 200);
@@ -23,8 +32,12 @@ async fn on_https_cookies_have_the_host_prefix_and_transport_is_strict() {
     let mut browser = Browser::new(&house);
     browser.headers = vec![("origin", "https://portal.example.com".into())];
     let page = browser.register("alice", "alice@example.com", PASSWORD).await;
-    let cookie = page.headers["set-cookie"].to_str().unwrap();
-    assert!(cookie.starts_with("__Host-beaver_session=") && cookie.ends_with("; Secure"), "{cookie}");
+    let cookies = set_cookies(&page);
+    assert_eq!(cookies.len(), 2);
+    for (cookie, name) in cookies.iter().zip(["__Host-beaver_session=", "__Host-beaver_device="]) {
+        assert!(cookie.starts_with(name) && cookie.ends_with("; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+        assert!(cookie.contains("; Path=/;") && !cookie.contains("Domain"), "{cookie}");
+    }
     assert_eq!(page.headers["strict-transport-security"], "max-age=31536000");
     assert_eq!(browser.get("/progress").await.status, 200);
     let token = browser.cookies.remove("__Host-beaver_session").unwrap();
@@ -92,6 +105,16 @@ async fn every_refusal_of_a_sign_up_stands_at_its_field_in_both_languages() {
             assert!(!page.body.contains(PASSWORD) && !page.body.contains("for logs"));
             assert!(browser.session().is_none());
         }
+    }
+    for (mut browser, words) in [
+        (Browser::new(&house), "Too many accounts were made from your network"),
+        (Browser::new(&house).chinese(), "你所在的网络注册的账号过多"),
+    ] {
+        house.authz.refuse(("/portal/register", 429, "too_many_sign_ups", None, Some(1800)));
+        let page = browser.register("alice", "alice@example.com", PASSWORD).await;
+        assert_eq!(page.status.as_u16(), 429);
+        page.shows(words);
+        page.shows("30");
     }
     for (code, words) in [("idempotency_key_reused", "already sent with other values"), ("brand_new", "(brand_new)")] {
         house.authz.refuse(("/portal/register", 422, code, None, None));
@@ -161,6 +184,22 @@ async fn a_session_from_before_does_not_survive_a_sign_in() {
     fixed.cookies.insert("beaver_session".into(), "chosen-by-the-attacker".into());
     fixed.login("alice", PASSWORD).await;
     assert_ne!(fixed.session(), Some("chosen-by-the-attacker"));
+}
+
+#[tokio::test]
+async fn a_device_stays_known_over_a_sign_out_and_has_another_id_after_every_sign_in() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    let first = browser.cookies["beaver_device"].clone();
+    browser.post("/logout", &[]).await;
+    assert_eq!(browser.cookies["beaver_device"], first);
+    let page = browser.login("alice", "wrong").await;
+    assert!(set_cookies(&page).is_empty(), "nothing is learned from a failure");
+    let page = browser.login("alice", PASSWORD).await;
+    let cookie = set_cookies(&page).remove(1);
+    assert!(cookie.starts_with("beaver_device=") && cookie.contains("; Max-Age=7776000; HttpOnly"), "{cookie}");
+    assert_ne!(browser.cookies["beaver_device"], first);
+    assert_eq!(house.authz.inner.lock().devices, [None, Some(first.clone()), Some(first)]);
 }
 
 #[tokio::test]

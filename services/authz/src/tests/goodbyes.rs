@@ -208,7 +208,10 @@ async fn after_seven_days_no_session_can_be_left() {
 #[tokio::test]
 async fn an_operator_has_no_workspace_to_tell() {
     let authz = Authz::simple().await;
-    let body = json!({"token": OPERATOR_TOKEN, "email": "op@example.com", "password": PASSWORD, "locale": "en"});
+    let body = json!({
+        "token": OPERATOR_TOKEN, "email": "op@example.com", "password": PASSWORD, "locale": "en",
+        "browser": browser("192.0.2.1", None),
+    });
     let operator = Person::of(&authz.post("/portal/operator", &body).await);
     authz.workspaces.answer_with(503);
     sign_out(&authz, &operator.token, true).await;

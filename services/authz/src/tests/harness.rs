@@ -14,7 +14,6 @@ use axum::{
 };
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
-    Slug,
     InstanceId,
     deploy::{Desired, Instance, Phase, RegisterInstance, ResolveInstance},
     instance::EndSessions,
@@ -131,7 +130,11 @@ impl Authz {
     }
 
     pub async fn login(&self, login: &str, password: &str, address: &str) -> Reply {
-        self.post("/portal/login", &json!({"login": login, "password": password, "client_address": address})).await
+        self.login_with(login, password, browser(address, None)).await
+    }
+
+    pub async fn login_with(&self, login: &str, password: &str, browser: Value) -> Reply {
+        self.post("/portal/login", &json!({"login": login, "password": password, "browser": browser})).await
     }
 
     pub async fn session(&self, token: &str) -> Reply {
@@ -150,13 +153,22 @@ fn json_request(path: &str, _body: &impl Serialize) -> http::request::Builder {
 }
 
 pub fn sign_up(slug: &str) -> Value {
-    json!({"slug": slug, "email": format!("{slug}@example.com"), "password": PASSWORD, "locale": "zh-CN"})
+    json!({
+        "slug": slug, "email": format!("{slug}@example.com"), "password": PASSWORD, "locale": "zh-CN",
+        "browser": browser("203.0.113.1", None),
+    })
+}
+
+/// A browser at an address, with a device cookie or without.
+pub fn browser(address: &str, device: Option<&str>) -> Value {
+    json!({ "address": address, "user_agent": "Mozilla/5.0 (X11; Linux x86_64) Test/1.0", "device": device })
 }
 
 /// A person who is signed in.
 #[derive(Clone, Debug)]
 pub struct Person {
     pub token: String,
+    pub device: String,
     pub sid: String,
     pub account_id: String,
     pub instance_id: String,
@@ -170,6 +182,7 @@ impl Person {
         let session = &body["session"];
         Self {
             token: text(&body["session_token"]),
+            device: text(&body["device_token"]),
             sid: text(&session["sid"]),
             account_id: text(&session["account_id"]),
             instance_id: text(&session["instance_id"]),
@@ -348,8 +361,7 @@ struct Workspaces {
 impl FakeWorkspaces {
     async fn start() -> Self {
         let state = Arc::new(Workspaces::default());
-        let router =
-            Router::new().route("/instances/{id}/api/auth/logout", post(hear)).with_state(Arc::clone(&state));
+        let router = Router::new().route("/instances/{id}/api/auth/logout", post(hear)).with_state(Arc::clone(&state));
         Self { url: serve(router).await, state }
     }
 

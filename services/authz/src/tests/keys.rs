@@ -127,7 +127,7 @@ async fn the_database_alone_signs_nothing_and_another_seal_key_stops_the_start()
         let other = Arc::new(Seal::new(&SecretString::from("another-seal-key-0123456789-0123456789")));
         let refused = KeyRing::open(store.clone(), clock.clone(), Entropy::system(), other).await;
         assert!(matches!(refused, Err(Error::Sealed { seq: 1, .. })), "{}", store.name());
-        let mut config = config("http://127.0.0.1:1");
+        let mut config = config("http://127.0.0.1:1", "http://127.0.0.1:1");
         config.seal_key = "another-seal-key-0123456789-0123456789".into();
         let error = App::new(config, (*store).clone(), clock.clone(), Entropy::system()).await.err().unwrap();
         assert!(error.downcast_ref::<settings::Error>().is_some(), "{error:#}");

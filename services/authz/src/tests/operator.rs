@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::harness::*;
 
 fn operator(token: &str, email: &str) -> Value {
-    json!({"token": token, "email": email, "password": "a lodge needs many long sticks", "locale": "en"})
+    json!({
+        "token": token, "email": email, "password": "a lodge needs many long sticks", "locale": "en",
+        "browser": browser("192.0.2.1", None),
+    })
 }
 
 #[tokio::test]

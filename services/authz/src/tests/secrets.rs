@@ -73,13 +73,13 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
     authz
         .post(
             "/portal/operator",
-            &json!({"token": "canary-of-a-link", "email": "o@example.com", "password": WRONG_CANARY, "locale": "en"}),
+            &json!({"token": "canary-of-a-link", "email": "o@example.com", "password": WRONG_CANARY, "locale": "en", "browser": browser("192.0.2.1", None)}),
         )
         .await;
     authz
         .post(
             "/portal/operator",
-            &json!({"token": OPERATOR_TOKEN, "email": "o@example.com", "password": CANARY, "locale": "en"}),
+            &json!({"token": OPERATOR_TOKEN, "email": "o@example.com", "password": CANARY, "locale": "en", "browser": browser("192.0.2.1", None)}),
         )
         .await;
     authz.post("/portal/login", &json!({"login": 5, "password": WRONG_CANARY})).await;
@@ -107,7 +107,7 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
     .into_iter()
     .chain(["canary-of-a-made-up-session", "canary-of-a-made-up-token", "canary-of-a-link"])
     .chain([&assertion["assertion"], &access["access_token"]].map(|value| value.as_str().unwrap()))
-    .chain([Person::of(&login).token.as_str()])
+    .chain([Person::of(&login).token.as_str(), &alice.device, alice.device.split('.').next().unwrap()])
     .map(str::to_owned)
     .collect()
 }
@@ -156,7 +156,8 @@ async fn no_secret_is_readable_in_the_database() {
             "SELECT * FROM deliveries",
             "SELECT * FROM goodbyes",
             "SELECT * FROM login_failures",
-            "SELECT * FROM known_addresses",
+            "SELECT * FROM devices",
+            "SELECT * FROM sign_ups_by_address",
             "SELECT * FROM initial_access_tokens",
             "SELECT * FROM clients",
             "SELECT * FROM spent_assertions",
@@ -184,11 +185,11 @@ fn debug_output_of_what_travels_has_no_secret() {
     let shown = format!(
         "{:?} {:?} {:?}",
         serde_json::from_value::<RegisterAccount>(
-            json!({"slug": "a", "email": "e", "password": CANARY, "locale": "en"})
+            json!({"slug": "a", "email": "e", "password": CANARY, "locale": "en", "browser": {"address": "x", "device": CANARY}})
         )
         .unwrap(),
         serde_json::from_value::<Login>(
-            json!({"login": "a", "password": CANARY, "client_address": "x", "replaces": CANARY})
+            json!({"login": "a", "password": CANARY, "browser": {"address": "x", "device": CANARY}, "replaces": CANARY})
         )
         .unwrap(),
         serde_json::from_value::<SessionToken>(json!({"session_token": CANARY})).unwrap(),

@@ -96,7 +96,7 @@ async fn signing_out_ends_one_session_or_all_here_and_in_the_workspace() {
 async fn a_sign_in_has_a_session_of_its_own_and_ends_the_one_it_replaces() {
     for authz in everywhere().await {
         let alice = authz.person("alice").await;
-        let mut body = json!({"login": "alice", "password": PASSWORD, "client_address": "192.0.2.1"});
+        let mut body = json!({"login": "alice", "password": PASSWORD, "browser": browser("192.0.2.1", None)});
         body["replaces"] = json!(alice.token);
         // A failed sign-in ends nothing.
         let mut wrong = body.clone();
@@ -132,7 +132,7 @@ async fn what_is_over_is_removed_and_nothing_else() {
         assert_eq!(crate::cleanup::sweep(&authz.app).await.unwrap(), 0, "{}", authz.name());
         authz.hand.advance_ms(8 * 24 * HOUR_MS);
         let bob = authz.person("bob").await;
-        // A session, a key, three counters, an initial access token.
+        // A session, a key, three counters, an initial access token, an address that signed up (again counted since).
         assert_eq!(crate::cleanup::sweep(&authz.app).await.unwrap(), 6, "{}", authz.name());
         assert_eq!(authz.session(&bob.token).await.status, StatusCode::OK);
         assert_eq!(authz.count("SELECT COUNT(*) FROM slugs").await, 2);

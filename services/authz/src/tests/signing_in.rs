@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use clock::Entropy;
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ async fn by_name_or_by_address_in_any_case() {
             assert_eq!(Person::of(&reply).account_id, alice.account_id, "{}", authz.name());
         }
         let bad = authz.login("alice", PASSWORD, "not an address").await;
-        assert_eq!(bad.field(), (400, "invalid_request".into(), "client_address".into()));
+        assert_eq!(bad.field(), (400, "invalid_request".into(), "browser.address".into()));
     }
 }
 
@@ -83,26 +84,117 @@ async fn after_five_failures_the_pauses_double_and_a_right_password_waits_too() 
     }
 }
 
+/// What ten thousand failures would have left, everywhere: the hashing is what takes long.
+async fn ten_thousand_failures(authz: &Authz) {
+    sqlx::query("UPDATE login_failures SET failures = 10000, blocked_until_ms = $1, last_failed_at_ms = $2")
+        .bind(authz.app.clock.now_ms() + 900_000)
+        .bind(authz.app.clock.now_ms())
+        .execute(authz.store.pool())
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
-async fn ten_thousand_failures_from_everywhere_do_not_lock_out_where_the_person_was_before() {
+async fn ten_thousand_failures_from_everywhere_do_not_lock_out_a_device_of_the_person() {
     for authz in everywhere().await {
         authz.person("alice").await;
-        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK);
-        assert_eq!(guess(&authz, "alice", "198.51.100.1", 1).await, [401]);
-        // What ten thousand would have left: the hashing is what takes long.
-        sqlx::query("UPDATE login_failures SET failures = 10000, blocked_until_ms = $1, last_failed_at_ms = $2")
-            .bind(START_MS + 900_000)
-            .bind(START_MS)
-            .execute(authz.store.pool())
-            .await
-            .unwrap();
-        for stranger in ["198.51.100.1", "198.51.100.2", "2001:db8::1"] {
+        let device = Person::of(&authz.login("alice", PASSWORD, "192.0.2.1").await).device;
+        for address in ["192.0.2.1", "198.51.100.1"] {
+            assert_eq!(guess(&authz, "alice", address, 1).await, [401]);
+        }
+        ten_thousand_failures(&authz).await;
+        // Where the person has been is no proof: a whole network may be at that address.
+        for stranger in ["192.0.2.1", "198.51.100.1", "198.51.100.2", "2001:db8::1"] {
             let refused = authz.login("alice", PASSWORD, stranger).await;
             assert_eq!(refused.problem(), (429, "too_many_attempts".into()), "{stranger}");
         }
-        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK, "{}", authz.name());
-        // From there guesses are still counted.
-        assert_eq!(guess(&authz, "alice", "192.0.2.1", 6).await, [401, 401, 401, 401, 401, 429]);
+        // The device is known wherever it is, by either name; and it has another id each time.
+        let mut device = device;
+        for (login, address) in [("alice", "198.51.100.1"), ("alice@example.com", "192.0.2.9")] {
+            let reply = authz.login_with(login, PASSWORD, browser(address, Some(&device))).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}: {}", authz.name(), reply.text);
+            let next = Person::of(&reply).device;
+            assert_ne!(next, device);
+            let before = std::mem::replace(&mut device, next);
+            let copied = authz.login_with("alice", PASSWORD, browser("198.51.100.1", Some(&before))).await;
+            assert_eq!(copied.status, StatusCode::TOO_MANY_REQUESTS, "the id before is worth nothing");
+        }
+        // On it guesses are counted too.
+        let mut codes = vec![];
+        for _ in 0..6 {
+            let reply = authz.login_with("alice", WRONG, browser("192.0.2.9", Some(&device))).await;
+            codes.push(reply.status.as_u16());
+        }
+        assert_eq!(codes, [401, 401, 401, 401, 401, 429], "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn a_device_is_known_to_its_own_accounts_and_by_our_own_ids_alone() {
+    for authz in everywhere().await {
+        let (alice, _bob) = (authz.person("alice").await, authz.person("bob").await);
+        assert_eq!(guess(&authz, "bob", "192.0.2.1", 1).await, [401]);
+        ten_thousand_failures(&authz).await;
+        let made_up = format!("{}.{}", Entropy::system().token(), alice.device.split_once('.').unwrap().1);
+        let stem = alice.device.split_once('.').unwrap().0;
+        for device in [alice.device.as_str(), stem, &format!("{stem}."), ".", "", &made_up] {
+            let reply = authz.login_with("bob", PASSWORD, browser("192.0.2.1", Some(device))).await;
+            assert_eq!(reply.problem(), (429, "too_many_attempts".into()), "{}: {device}", authz.name());
+        }
+        authz.hand.advance_ms(crate::throttle::FORGOTTEN_MS);
+        // Two people, one after the other, on one device: both stay known on it.
+        let reply = authz.login_with("bob", PASSWORD, browser("192.0.2.7", Some(&alice.device))).await;
+        let both = Person::of(&reply).device;
+        for login in ["alice", "bob"] {
+            assert_eq!(guess(&authz, login, "198.51.100.1", 1).await, [401]);
+        }
+        ten_thousand_failures(&authz).await;
+        let reply = authz.login_with("alice", PASSWORD, browser("198.51.100.1", Some(&both))).await;
+        let both = Person::of(&reply).device;
+        let reply = authz.login_with("bob", PASSWORD, browser("198.51.100.1", Some(&both))).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", authz.name());
+        // Ninety days unused, and it is a stranger's.
+        authz.hand.advance_ms(crate::devices::KNOWN_MS);
+        assert_eq!(guess(&authz, "bob", "198.51.100.1", 1).await, [401]);
+        ten_thousand_failures(&authz).await;
+        let last = Person::of(&reply).device;
+        let reply = authz.login_with("bob", PASSWORD, browser("198.51.100.1", Some(&last))).await;
+        assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS, "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn an_account_has_ten_devices_and_the_one_used_longest_ago_goes_first() {
+    for authz in everywhere().await {
+        let mut devices = vec![authz.person("alice").await.device];
+        for _ in 0..10 {
+            authz.hand.advance_ms(1);
+            devices.push(Person::of(&authz.login("alice", PASSWORD, "192.0.2.1").await).device);
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM devices").await, 10, "{}", authz.name());
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 1).await, [401]);
+        ten_thousand_failures(&authz).await;
+        for (device, expected) in [(&devices[0], 429), (&devices[1], 200), (&devices[10], 200)] {
+            let reply = authz.login_with("alice", PASSWORD, browser("192.0.2.1", Some(device))).await;
+            assert_eq!(reply.status.as_u16(), expected, "{}", authz.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn being_throttled_does_not_tell_which_name_and_address_are_one_persons() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        authz.person("bob").await;
+        // Every spelling of a name is that name.
+        for login in ["alice", "Alice", " alice ", "ALICE", "alice"] {
+            assert_eq!(guess(&authz, login, "198.51.100.1", 1).await, [401], "{login:?}");
+        }
+        assert_eq!(guess(&authz, "aLice", "198.51.100.1", 1).await, [429], "{}", authz.name());
+        // The same person's address is as free as anybody's.
+        for login in ["alice@example.com", "ALICE@example.com", "bob@example.com", "bob", "nobody@example.com"] {
+            assert_eq!(guess(&authz, login, "198.51.100.1", 1).await, [401], "{}: {login}", authz.name());
+        }
     }
 }
 
@@ -127,7 +219,7 @@ async fn own_successes_in_between_do_not_reset_what_an_address_has_failed() {
                 assert_eq!(authz.login("attacker", PASSWORD, "198.51.100.1").await.status, StatusCode::OK);
             }
         }
-        assert_eq!(authz.login("attacker", PASSWORD, "198.51.100.1").await.status, StatusCode::OK, "known there");
+        assert_eq!(authz.login("attacker", PASSWORD, "198.51.100.1").await.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(guess(&authz, "nobody-3", "198.51.100.1", 1).await, [429], "{}", authz.name());
         assert_eq!(guess(&authz, "nobody-3", "198.51.100.2", 1).await, [401], "the control: another address");
     }
@@ -204,6 +296,6 @@ async fn nothing_typed_is_kept_with_the_failures() {
 #[tokio::test]
 async fn an_unknown_member_is_refused() {
     let authz = Authz::simple().await;
-    let body = json!({"login": "a", "password": "b", "client_address": "192.0.2.1", "role": "operator"});
+    let body = json!({"login": "a", "password": "b", "browser": browser("192.0.2.1", None), "role": "operator"});
     assert_eq!(authz.post("/portal/login", &body).await.problem(), (400, "invalid_request".into()));
 }

@@ -97,7 +97,7 @@ async fn the_form_can_ask_whether_a_name_can_be_had() {
 async fn a_name_is_never_given_twice_not_even_after_its_account() {
     for authz in everywhere().await {
         authz.person("alice").await;
-        for sql in ["DELETE FROM sessions", "DELETE FROM accounts"] {
+        for sql in ["DELETE FROM sessions", "DELETE FROM devices", "DELETE FROM accounts"] {
             sqlx::query(sql).execute(authz.store.pool()).await.unwrap();
         }
         let reply = authz.register(&sign_up("alice")).await;
@@ -283,4 +283,56 @@ async fn the_worker_delivers_at_start_what_a_dead_process_left() {
     assert_eq!(authz.deploy.taken().len(), 1);
     stop.cancel();
     worker.await.unwrap();
+}
+
+async fn sign_up_from(authz: &Authz, name: &str, address: &str) -> Reply {
+    let mut body = sign_up(name);
+    body["browser"]["address"] = json!(address);
+    authz.register(&body).await
+}
+
+#[tokio::test]
+async fn one_address_makes_sixty_accounts_an_hour() {
+    for authz in everywhere().await {
+        authz.person("taken").await;
+        // What fifty-nine would have left: the hashing is what takes long.
+        assert_eq!(sign_up_from(&authz, "first", "2001:db8:1:2::1").await.status, StatusCode::CREATED);
+        sqlx::query("UPDATE sign_ups_by_address SET sign_ups = 59 WHERE scope = $1")
+            .bind(authz.app.seal.name(&["sign-ups", "2001:db8:1:2::"]))
+            .execute(authz.store.pool())
+            .await
+            .unwrap();
+        // What makes nothing is not counted.
+        assert_eq!(sign_up_from(&authz, "taken", "2001:db8:1:2::2").await.problem(), (409, "slug_taken".into()));
+        assert_eq!(sign_up_from(&authz, "ab", "2001:db8:1:2::2").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+        // A network of 64 bits is one address; of several at once, one is the sixtieth.
+        let names = ["one", "two", "three", "four"];
+        let replies = join_all(names.iter().map(|name| sign_up_from(&authz, name, "2001:db8:1:2:3::4"))).await;
+        let made = replies.iter().filter(|reply| reply.status == StatusCode::CREATED).count();
+        assert_eq!(made, 1, "{}", authz.name());
+        for reply in replies.iter().filter(|reply| reply.status != StatusCode::CREATED) {
+            assert_eq!(reply.problem(), (429, "too_many_sign_ups".into()));
+            assert!(reply.retry_after().is_some_and(|s| (1..=3601).contains(&s)), "{:?}", reply.retry_after());
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 3);
+        assert_eq!(sign_up_from(&authz, "elsewhere", "2001:db8:1:3::1").await.status, StatusCode::CREATED);
+        authz.hand.advance_ms(crate::sign_up_limit::HOUR_MS);
+        assert_eq!(sign_up_from(&authz, "later", "2001:db8:1:2::1").await.status, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
+async fn asking_who_has_an_account_counts_like_making_one() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let mut ask = sign_up("somebody-else");
+        ask["email"] = json!("alice@example.com");
+        ask["browser"]["address"] = json!("192.0.2.1");
+        for _ in 0..60 {
+            assert_eq!(authz.register(&ask).await.problem(), (409, "email_taken".into()));
+        }
+        assert_eq!(authz.register(&ask).await.problem(), (429, "too_many_sign_ups".into()), "{}", authz.name());
+        ask["email"] = json!("nobody@example.com");
+        assert_eq!(authz.register(&ask).await.problem(), (429, "too_many_sign_ups".into()), "and is told no more");
+    }
 }

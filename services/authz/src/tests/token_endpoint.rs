@@ -128,8 +128,13 @@ async fn an_assertion_is_spent_once_even_fifty_at_once_and_over_a_restart() {
         authz.hand.advance_ms(65_000);
         crate::cleanup::sweep(&authz.app).await.unwrap();
         let clock = clock::Clock::manual(START_MS + 64_999).0;
-        let restarted =
-            crate::app::App::new(config(&authz.deploy.url), authz.store.clone(), clock, Entropy::system()).await;
+        let restarted = crate::app::App::new(
+            config(&authz.deploy.url, &authz.workspaces.url),
+            authz.store.clone(),
+            clock,
+            Entropy::system(),
+        )
+        .await;
         let form = format!(
             "grant_type=client_credentials&resource=https%3A%2F%2Fx.example&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
         );

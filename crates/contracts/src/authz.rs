@@ -9,6 +9,9 @@
 //! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/session` | [`SessionToken`] | 200 [`Session`]; 401 `session_ended` |
 //! | `POST /portal/logout` | [`Logout`] | 204 |
+//! | `POST /portal/sessions` | [`SessionToken`] | 200 [`SessionList`]; 401 `session_ended` |
+//! | `POST /portal/sessions/end` | [`EndSession`] | 204; 401 `session_ended` |
+//! | `POST /portal/password` | [`ChangePassword`] | 200 [`SignedIn`]; 401 `session_ended`; 422 `password_wrong` and others; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/retry-delivery` | [`SessionToken`] | 200 [`Session`], after an attempt; 401 `session_ended` |
 //! | `POST /portal/assertion` | [`AssertionRequest`] | 200 [`AssertionIssued`]; 404 when the slug is not the person's |
 //! | `GET /portal/issuer` | – | 200 [`PublicIssuer`] |
@@ -220,6 +223,63 @@ pub struct Logout {
     /// long forgotten.
     #[serde(default)]
     pub everywhere: bool,
+}
+
+/// Where somebody is signed in.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SessionList {
+    /// The sessions that hold, the last used first; at most 100.
+    pub sessions: Vec<SessionEntry>,
+}
+
+/// One of somebody's own sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionEntry {
+    /// Its public id.
+    pub sid: String,
+    /// Whether it is the one that asks.
+    pub current: bool,
+    /// When it began.
+    pub began_at_ms: i64,
+    /// When it was last used, to the minute.
+    pub last_seen_ms: i64,
+    /// The address that it began from; empty when that is not known.
+    pub address: String,
+    /// What the browser called itself then; may be empty.
+    pub user_agent: String,
+}
+
+/// Ends one of a person's sessions, or all others, and with them what the person's instance made of them.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndSession {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// Which; without it, every one but the one that asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
+}
+
+/// Changes a person's password. Whoever asks gets a new session; every other one ends.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangePassword {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The password so far, as typed. A wrong one counts as a failed attempt to sign in does.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub old_password: SecretString,
+    /// The new one, as typed.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub new_password: SecretString,
+    /// The browser.
+    pub browser: Browser,
 }
 
 /// Asks for an assertion about the person of a session, for their own instance.

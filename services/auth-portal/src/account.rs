@@ -24,7 +24,7 @@ use crate::{
 /// The shortest password authz takes; the page says so while it is typed.
 const PASSWORD_MIN: usize = 15;
 /// Hashing waits its turn when many sign up at once; the person waits with it rather than being told to try again.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 #[derive(Template)]
 #[template(path = "portal/welcome.html")]
@@ -147,6 +147,11 @@ pub fn account_faults(faults: &mut Faults, email: &str, password: &SecretString,
     if name.is_empty() || domain.is_empty() || email.len() > 254 || email.chars().any(char::is_whitespace) {
         faults.add("email", texts.error("email_invalid"));
     }
+    password_fault(faults, password, texts);
+}
+
+/// What can be said of a new password without asking anybody.
+pub fn password_fault(faults: &mut Faults, password: &SecretString, texts: Texts) {
     match password.expose_secret().chars().count() {
         0..PASSWORD_MIN => faults.add("password", texts.error("password_too_short")),
         257.. => faults.add("password", texts.error("password_too_long")),
@@ -154,7 +159,8 @@ pub fn account_faults(faults: &mut Faults, email: &str, password: &SecretString,
     }
 }
 
-fn status_of(refused: Option<u16>) -> StatusCode {
+/// The status of a form's page: of the refusal, or 503 when there was no answer.
+pub fn status_of(refused: Option<u16>) -> StatusCode {
     refused.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
@@ -255,7 +261,7 @@ fn login_faults(error: &CallError, texts: Texts) -> Faults {
 }
 
 /// In how many minutes one may try again, when that is what the refusal says.
-fn wait_minutes(error: &CallError, code: &str) -> Option<u64> {
+pub fn wait_minutes(error: &CallError, code: &str) -> Option<u64> {
     match error {
         CallError::Refused { problem, retry_after_s: Some(seconds), .. } if problem.code == code => {
             Some(seconds.div_ceil(60).max(1))

@@ -6,6 +6,7 @@
 
 mod account;
 mod address;
+mod agent;
 mod assets;
 mod config;
 mod instance;
@@ -16,6 +17,7 @@ mod onboarding;
 mod open;
 mod operator;
 mod origin;
+mod own_account;
 mod page;
 mod security;
 mod session;
@@ -77,6 +79,9 @@ pub fn router(portal: Portal) -> Router {
         .route("/login", get(account::login_page).post(account::login))
         .route("/logout", post(account::logout))
         .route("/logout/everywhere", post(account::logout_everywhere))
+        .route("/account", get(own_account::account))
+        .route("/account/sessions/end", post(own_account::end))
+        .route("/account/password", get(own_account::password_page).post(own_account::change_password))
         .route("/language", post(language::choose))
         .route("/progress", get(instance::progress))
         .route("/applying", get(instance::applying))

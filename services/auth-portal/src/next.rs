@@ -13,6 +13,8 @@ pub enum Next {
     Onboarding,
     /// The console.
     Operator,
+    /// One's own account.
+    Account,
     /// Into a workspace, which waits with a bind cookie.
     Open {
         /// Its name.
@@ -39,6 +41,7 @@ impl NextFields {
         match self.next.as_deref() {
             Some("onboarding") => Next::Onboarding,
             Some("operator") => Next::Operator,
+            Some("account") => Next::Account,
             Some("open") => self.read_open().unwrap_or(Next::Home),
             _ => Next::Home,
         }
@@ -59,6 +62,7 @@ impl Next {
             Self::Home => "/instance".into(),
             Self::Onboarding => "/onboarding".into(),
             Self::Operator => "/operator".into(),
+            Self::Account => "/account".into(),
             Self::Open { slug, bind, rd } => {
                 let query = Serializer::new(String::new()).append_pair("bind", bind).append_pair("rd", rd).finish();
                 format!("/open/{slug}?{query}")
@@ -72,6 +76,7 @@ impl Next {
             Self::Home => vec![],
             Self::Onboarding => vec![("next", "onboarding".into())],
             Self::Operator => vec![("next", "operator".into())],
+            Self::Account => vec![("next", "account".into())],
             Self::Open { slug, bind, rd } => {
                 vec![("next", "open".into()), ("slug", slug.to_string()), ("bind", bind.clone()), ("rd", rd.clone())]
             }
@@ -115,7 +120,7 @@ mod tests {
     #[test]
     fn every_place_survives_its_own_form_and_query() {
         let open = Next::Open { slug: Slug::parse("alice").unwrap(), bind: "b".repeat(43), rd: "/c/1?a=b&c=d".into() };
-        for place in [Next::Home, Next::Onboarding, Next::Operator, open] {
+        for place in [Next::Home, Next::Onboarding, Next::Operator, Next::Account, open] {
             let pairs = place.fields();
             let pairs: Vec<(&str, &str)> = pairs.iter().map(|(k, v)| (*k, v.as_str())).collect();
             assert_eq!(fields(&pairs).read(), place);

@@ -60,14 +60,18 @@ impl Visit {
 
     /// The person; or the way to the sign-in page, which goes on to `next`; or, for operators, to their console.
     pub fn person(&self, next: Next) -> Result<Person, Box<Response>> {
-        let (Some(session), Some(token)) = (&self.session, &self.token) else {
-            return Err(Box::new(see_other(&next.login())));
-        };
-        match (&session.slug, session.instance_id) {
-            (Some(slug), Some(instance_id)) => {
-                Ok(Person { session: session.clone(), token: token.clone(), slug: slug.clone(), instance_id })
-            }
+        let (session, token) = self.signed_in(next)?;
+        match (session.slug.clone(), session.instance_id) {
+            (Some(slug), Some(instance_id)) => Ok(Person { session, token, slug, instance_id }),
             _ => Err(Box::new(see_other("/operator"))),
+        }
+    }
+
+    /// Whoever is signed in, with the session's token; or the way to the sign-in page, which goes on to `next`.
+    pub fn signed_in(&self, next: Next) -> Result<(Session, SecretString), Box<Response>> {
+        match (&self.session, &self.token) {
+            (Some(session), Some(token)) => Ok((session.clone(), token.clone())),
+            _ => Err(Box::new(see_other(&next.login()))),
         }
     }
 

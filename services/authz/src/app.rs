@@ -23,7 +23,7 @@ use crate::{
     backends,
     config::Config,
     keys::{self, KeyRing},
-    oauth, openapi, operator,
+    oauth, openapi, operator, own_account,
     password::Passwords,
     portal,
     seal::Seal,
@@ -102,6 +102,9 @@ impl App {
             .route("/portal/login", post(sign_in::login))
             .route("/portal/session", post(portal::session))
             .route("/portal/logout", post(portal::logout))
+            .route("/portal/sessions", post(own_account::list))
+            .route("/portal/sessions/end", post(own_account::end))
+            .route("/portal/password", post(own_account::change_password))
             .route("/portal/retry-delivery", post(portal::retry_delivery))
             .route("/portal/assertion", post(portal::assertion))
             .route("/portal/issuer", get(oauth::metadata::public))

@@ -103,3 +103,8 @@ pub(crate) async fn remember(
     .await?;
     Ok(sealed(app, &id).into())
 }
+
+/// Makes every device a stranger's to the account.
+pub(crate) async fn forget(db: &mut AnyConnection, account: &Account) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM devices WHERE account_id = $1").bind(account.id.to_string()).execute(db).await.map(drop)
+}

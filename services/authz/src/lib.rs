@@ -19,6 +19,7 @@ mod oauth;
 mod openapi;
 mod operator;
 mod outbox;
+mod own_account;
 mod password;
 mod portal;
 mod refused;

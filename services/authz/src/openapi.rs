@@ -14,6 +14,7 @@ use utoipa::{
         crate::sign_up::register, crate::sign_up::slug, crate::sign_in::login, crate::portal::session,
         crate::portal::logout, crate::portal::retry_delivery, crate::portal::assertion, crate::operator::state, crate::operator::register,
         crate::backends::register, crate::oauth::metadata::public,
+        crate::own_account::list, crate::own_account::end, crate::own_account::change_password,
     ),
     security(("service_token" = [])),
     modifiers(&ServiceToken),

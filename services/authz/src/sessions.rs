@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use contracts::authz::{Session, SignedIn};
+use contracts::authz::{Session, SessionEntry, SignedIn};
 use secrecy::{ExposeSecret, SecretString};
 use service::Problem;
 use sqlx::AnyConnection;
@@ -22,6 +22,9 @@ const IDLE_MS: i64 = 12 * 60 * 60 * 1000;
 const ABSOLUTE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How often its use is written down.
 const TOUCH_MS: i64 = 60 * 1000;
+
+/// How many sessions a list has at the most.
+const LISTED: i64 = 100;
 
 /// A session that holds, and whose it is.
 pub(crate) struct Live {
@@ -53,6 +56,15 @@ struct Row {
     account_id: String,
     last_seen_ms: i64,
     expires_at_ms: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct ListRow {
+    sid: String,
+    created_at_ms: i64,
+    last_seen_ms: i64,
+    address: String,
+    user_agent: String,
 }
 
 /// Begins a session for an account, on a device that is known from now on.
@@ -135,16 +147,64 @@ pub(crate) async fn sign_out(app: &Arc<App>, token: &SecretString, everywhere: b
     let mut transaction = app.store.begin().await?;
     let Some((account, sid)) = end(&mut transaction, token).await? else { return Ok(()) };
     if everywhere {
-        sqlx::query("DELETE FROM sessions WHERE account_id = $1")
-            .bind(account.id.to_string())
-            .execute(&mut *transaction)
-            .await?;
+        end_all(&mut transaction, &account).await?;
     }
     let goodbye = goodbyes::insert(&mut transaction, app, &account, (!everywhere).then_some(sid.as_str())).await?;
     transaction.commit().await?;
     tracing::info!(account_id = %account.id, everywhere, "signed out");
     goodbyes::say_now(app, goodbye).await;
     Ok(())
+}
+
+/// Ends every session of an account; how many there were.
+pub(crate) async fn end_all(db: &mut AnyConnection, account: &Account) -> Result<u64, sqlx::Error> {
+    // No session has an empty id.
+    end_others(db, account, "").await
+}
+
+/// Ends every session of an account but one; how many there were.
+pub(crate) async fn end_others(db: &mut AnyConnection, account: &Account, sid: &str) -> Result<u64, sqlx::Error> {
+    sqlx::query("DELETE FROM sessions WHERE account_id = $1 AND sid <> $2")
+        .bind(account.id.to_string())
+        .bind(sid.to_owned())
+        .execute(db)
+        .await
+        .map(|done| done.rows_affected())
+}
+
+/// Ends the account's session with this id; how many there were.
+pub(crate) async fn end_by_sid(db: &mut AnyConnection, account: &Account, sid: &str) -> Result<u64, sqlx::Error> {
+    sqlx::query("DELETE FROM sessions WHERE account_id = $1 AND sid = $2")
+        .bind(account.id.to_string())
+        .bind(sid.to_owned())
+        .execute(db)
+        .await
+        .map(|done| done.rows_affected())
+}
+
+/// The sessions of a session's account that hold, the last used first.
+pub(crate) async fn list(app: &App, own: &Live) -> Result<Vec<SessionEntry>, sqlx::Error> {
+    let now = app.clock.now_ms();
+    let rows: Vec<ListRow> = sqlx::query_as(
+        "SELECT sid, created_at_ms, last_seen_ms, address, user_agent FROM sessions
+         WHERE account_id = $1 AND expires_at_ms > $2 AND last_seen_ms > $3
+         ORDER BY last_seen_ms DESC, created_at_ms DESC, sid LIMIT $4",
+    )
+    .bind(own.account.id.to_string())
+    .bind(now)
+    .bind(now - IDLE_MS)
+    .bind(LISTED)
+    .fetch_all(app.store.pool())
+    .await?;
+    let entry = |row: ListRow| SessionEntry {
+        current: row.sid == own.sid,
+        sid: row.sid,
+        began_at_ms: row.created_at_ms,
+        last_seen_ms: row.last_seen_ms,
+        address: row.address,
+        user_agent: row.user_agent,
+    };
+    Ok(rows.into_iter().map(entry).collect())
 }
 
 fn gone() -> Problem {

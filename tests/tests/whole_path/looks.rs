@@ -45,7 +45,13 @@ impl World<'_> {
                     pages::check(&nobody, &axe, &name).await
                 })
                 .await;
-            for (name, path) in [("instance", "/instance"), ("onboarding", "/onboarding"), ("applying", "/applying")] {
+            for (name, path) in [
+                ("instance", "/instance"),
+                ("onboarding", "/onboarding"),
+                ("applying", "/applying"),
+                ("account", "/account"),
+                ("password", "/account/password"),
+            ] {
                 let name = format!("portal-{name}-{lang}");
                 steps.check(&name, at(browser, &axe, &name, &format!("{portal}{path}"))).await;
             }

@@ -13,8 +13,9 @@ use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, Slug,
     authz::{
-        AssertionIssued, AssertionRequest, IDEMPOTENCY_KEY, Login, Logout, OperatorState, RegisterAccount,
-        RegisterOperator, Role, Session, SessionToken, SignedIn, SlugAvailability,
+        AssertionIssued, AssertionRequest, ChangePassword, EndSession, IDEMPOTENCY_KEY, Login, Logout, OperatorState,
+        RegisterAccount, RegisterOperator, Role, Session, SessionEntry, SessionList, SessionToken, SignedIn,
+        SlugAvailability,
     },
 };
 use http::{HeaderMap, StatusCode};
@@ -52,6 +53,10 @@ pub struct Inner {
     pub logins: Vec<(String, String, Option<String>)>,
     /// The devices that sign-ups and sign-ins came from, in their order.
     pub devices: Vec<Option<String>>,
+    /// What every session's browser calls itself.
+    pub user_agent: String,
+    /// How many sessions there have been.
+    begun: usize,
     /// Every assertion's request.
     pub assertions: Vec<(Slug, contracts::authz::Purpose, Option<String>)>,
     /// Logouts: the token, and whether everywhere.
@@ -88,6 +93,9 @@ impl Authz {
             .route("/portal/login", post(login))
             .route("/portal/session", post(session))
             .route("/portal/logout", post(logout))
+            .route("/portal/sessions", post(sessions))
+            .route("/portal/sessions/end", post(end_session))
+            .route("/portal/password", post(change_password))
             .route("/portal/retry-delivery", post(retry_delivery))
             .route("/portal/assertion", post(assertion))
             .route("/portal/issuer", get(async || Json(json!({ "issuer": "public" }))))
@@ -105,7 +113,7 @@ impl Authz {
     fn begin(&self, inner: &mut Inner, account: &Account) -> SignedIn {
         let token = self.entropy.token();
         let session = Session {
-            sid: format!("sid-{}", inner.sessions.len()),
+            sid: format!("sid-{}", inner.begun),
             account_id: account.id,
             role: account.role,
             email: account.email.clone(),
@@ -115,6 +123,7 @@ impl Authz {
             locale: account.locale.clone(),
             expires_at_ms: self.clock.now_ms() + 7 * 86_400_000,
         };
+        inner.begun += 1;
         inner.sessions.insert(token.clone(), session.clone());
         SignedIn { session_token: token.into(), device_token: self.entropy.token().into(), session }
     }
@@ -223,6 +232,50 @@ async fn session(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> 
         Some(session) => Json(session.clone()).into_response(),
         None => problem(401, "session_ended", None),
     }
+}
+
+async fn sessions(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
+    let inner = authz.inner.lock();
+    let Some(own) = inner.sessions.get(body.session_token.expose_secret()) else {
+        return problem(401, "session_ended", None);
+    };
+    let entry = |session: &Session| SessionEntry {
+        sid: session.sid.clone(),
+        current: session.sid == own.sid,
+        began_at_ms: 1_795_000_000_000,
+        last_seen_ms: 1_795_000_060_000,
+        address: "192.0.2.7".into(),
+        user_agent: inner.user_agent.clone(),
+    };
+    let theirs = inner.sessions.values().filter(|session| session.account_id == own.account_id);
+    Json(SessionList { sessions: theirs.map(entry).collect() }).into_response()
+}
+
+async fn end_session(State(authz): State<Authz>, Json(body): Json<EndSession>) -> Response {
+    let mut inner = authz.inner.lock();
+    let Some(own) = inner.sessions.get(body.session_token.expose_secret()).cloned() else {
+        return problem(401, "session_ended", None);
+    };
+    inner.sessions.retain(|_, session| {
+        let meant = body.sid.as_ref().map_or(session.sid != own.sid, |sid| session.sid == *sid);
+        session.account_id != own.account_id || !meant
+    });
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn change_password(State(authz): State<Authz>, Json(body): Json<ChangePassword>) -> Response {
+    let mut inner = authz.inner.lock();
+    let Some(own) = inner.sessions.get(body.session_token.expose_secret()).cloned() else {
+        return problem(401, "session_ended", None);
+    };
+    let account = inner.accounts.iter_mut().find(|account| account.id == own.account_id).unwrap();
+    if account.password != body.old_password.expose_secret() {
+        return problem(422, "password_wrong", Some("old_password"));
+    }
+    account.password = body.new_password.expose_secret().into();
+    let account = account.clone();
+    inner.sessions.retain(|_, session| session.account_id != own.account_id);
+    Json(authz.begin(&mut inner, &account)).into_response()
 }
 
 async fn retry_delivery(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {

@@ -6,11 +6,13 @@ use tower::ServiceExt;
 
 use crate::{PASSWORD, alice, browser::Browser, fakes::House};
 
-const POSTS: [&str; 9] = [
+const POSTS: [&str; 11] = [
     "/register",
     "/login",
     "/logout",
     "/logout/everywhere",
+    "/account/sessions/end",
+    "/account/password",
     "/language",
     "/onboarding",
     "/operator/setup",
@@ -47,7 +49,9 @@ async fn every_change_must_come_from_the_portals_own_pages() {
 async fn nothing_is_changed_by_looking() {
     let house = House::new().await;
     let mut browser = alice(&house).await;
-    for path in ["/logout", "/logout/everywhere", "/language", "/instance/stop", "/instance/start"] {
+    for path in
+        ["/logout", "/logout/everywhere", "/account/sessions/end", "/language", "/instance/stop", "/instance/start"]
+    {
         let page = browser.get(path).await;
         assert_eq!(page.status.as_u16(), 405, "{path}");
         page.shows("method_not_allowed");
@@ -60,7 +64,9 @@ async fn nothing_is_changed_by_looking() {
 async fn every_answer_carries_the_security_headers() {
     let house = House::new().await;
     let mut browser = alice(&house).await;
-    for path in ["/", "/login", "/instance", "/onboarding", "/nothing", "/logout", "/api/slugs/x", "/healthz"] {
+    for path in
+        ["/", "/login", "/instance", "/account", "/onboarding", "/nothing", "/logout", "/api/slugs/x", "/healthz"]
+    {
         let page = browser.get(path).await;
         let policy = page.headers["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");

@@ -8,6 +8,7 @@ mod fakes;
 mod html;
 mod open;
 mod operator;
+mod own_account;
 mod provider;
 mod workspace;
 

@@ -6,6 +6,7 @@ mod hand_off;
 mod harness;
 mod keys;
 mod operator;
+mod own_account;
 mod process;
 mod secrets;
 mod sessions;

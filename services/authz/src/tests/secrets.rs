@@ -83,6 +83,15 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
         )
         .await;
     authz.post("/portal/login", &json!({"login": 5, "password": WRONG_CANARY})).await;
+    let carol = authz.person("carol").await;
+    let new = "canary of a new pass phrase in eight";
+    for old in [WRONG_CANARY, PASSWORD] {
+        let body = json!({
+            "session_token": carol.token, "old_password": old, "new_password": new,
+            "browser": browser("192.0.2.1", Some(&carol.device)),
+        });
+        authz.post("/portal/password", &body).await;
+    }
     authz.deploy.fail_with(503);
     let bob = authz.person("bob").await;
     authz.workspaces.answer_with(503);
@@ -91,6 +100,7 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
     [
         CANARY,
         WRONG_CANARY,
+        new,
         key,
         INTERNAL_TOKEN,
         OPERATOR_TOKEN,
@@ -99,6 +109,7 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
         SEAL_KEY,
         PASSWORD,
         &alice.token,
+        &carol.token,
         &bob.token,
         &initial,
         &proof,

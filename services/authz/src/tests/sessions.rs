@@ -148,6 +148,9 @@ async fn the_internal_api_opens_to_the_service_token_alone() {
         "/portal/login",
         "/portal/session",
         "/portal/logout",
+        "/portal/sessions",
+        "/portal/sessions/end",
+        "/portal/password",
         "/portal/retry-delivery",
         "/portal/assertion",
         "/portal/operator",
@@ -199,9 +202,12 @@ async fn the_description_names_every_internal_endpoint() {
             "/portal/login",
             "/portal/logout",
             "/portal/operator",
+            "/portal/password",
             "/portal/register",
             "/portal/retry-delivery",
             "/portal/session",
+            "/portal/sessions",
+            "/portal/sessions/end",
             "/portal/slugs/{text}",
         ]
     );

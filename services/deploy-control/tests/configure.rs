@@ -70,6 +70,36 @@ async fn one_that_does_not_hold_is_taken_back_and_told() {
 }
 
 #[tokio::test]
+async fn a_start_from_before_it_does_not_count_against_it() {
+    for old_runs in [1, 3] {
+        let world = sqlite_world().await;
+        let (service, alice) = ready(&world).await;
+        (0..old_runs).for_each(|_| world.neighbours.next_run_has_read(0));
+        service.configure(&alice, CANARY).await;
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((settled.applied_config_generation, settled.error), (1, None), "{old_runs}");
+        assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
+        assert_eq!(world.engine.count("start", alice.id), 2 + old_runs, "each was stopped and started again");
+        let codes = service.codes(&alice).await;
+        assert!(!codes.contains(&EventCode::ConfigRolledBack), "{codes:?}");
+        assert!(!codes.contains(&EventCode::AttemptFailed), "{codes:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_never_takes_it_keeps_the_one_before() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    // Whatever is started, it goes on with what it had: that does count in the end.
+    (0..4).for_each(|_| world.neighbours.next_run_has_read(0));
+    service.configure(&alice, CANARY).await;
+    let settled = service.settled(&alice, Phase::Ready).await;
+    assert_eq!(settled.applied_config_generation, 0);
+    assert_eq!(settled.error.unwrap().code, "config_not_accepted");
+    assert_eq!(key(&world, &alice), None);
+}
+
+#[tokio::test]
 async fn while_stopped_it_waits_for_the_next_start() {
     let world = sqlite_world().await;
     let (service, alice) = ready(&world).await;

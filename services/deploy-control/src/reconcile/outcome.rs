@@ -83,6 +83,11 @@ pub(super) fn waiting(why: InstanceError) -> Progress {
     Progress { error: Some(Some(why)), events, ..Progress::default() }
 }
 
+/// What it means that a process with an older configuration was met, and ended.
+pub(super) fn run_is_old() -> Progress {
+    Progress { ready: Some(None), ..Progress::default() }
+}
+
 /// What a failed attempt means: another one later, or none any more. A new configuration under which the instance does not
 /// come up (`unhealthy`) is taken back instead.
 pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &Context<'_>) -> Progress {

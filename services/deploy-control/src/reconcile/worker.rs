@@ -34,6 +34,9 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Plans in a row that lead to another plan, after which something must be wrong with them.
 const PLANS: u32 = 12;
+/// How often in a row an instance may come up with an older configuration than the one that is there before that counts
+/// against it.
+const OLD_RUNS: u32 = 3;
 
 /// How a worker is reached.
 #[derive(Default)]
@@ -101,6 +104,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         pending: Progress::default(),
         identity: None,
         run: None,
+        old_runs: 0,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
         told_away: false,
     };
@@ -138,6 +142,8 @@ pub(super) struct Worker<'a> {
     pub(super) identity: Option<Identity>,
     /// The run that was found healthy in this round.
     pub(super) run: Option<String>,
+    /// How often in a row it came up with an older configuration than the one that is there.
+    old_runs: u32,
     /// How long to wait for something outside of this instance.
     away: Backoff,
     told_away: bool,
@@ -175,9 +181,13 @@ impl Worker<'_> {
                 Ok(()) => {
                     self.away.reset();
                     self.told_away = false;
+                    self.old_runs = 0;
                     Next::Again
                 }
-                Err((_, Stop::Superseded)) => Next::Anew,
+                Err((_, Stop::Superseded)) => {
+                    self.old_runs = 0;
+                    Next::Anew
+                }
                 Err((step, Stop::Failed(failure))) => self.failed(row, Some(step), failure).await,
             },
         }
@@ -354,6 +364,20 @@ impl Worker<'_> {
         };
         if outside {
             return self.wait(row, told).await;
+        }
+        if let Failure::OldConfig { .. } = &failure
+            && self.old_runs < OLD_RUNS
+        {
+            // A start that began before the configuration was exchanged and was left off for it may still have taken place.
+            // That says nothing of the new one, which nobody has tried yet.
+            self.old_runs += 1;
+            if let Err(error) = self.inner.parts.engine.stop(row.id).await {
+                return Box::pin(self.failed(row, Some(Step::Stop { then_up: true }), error.into())).await;
+            }
+            return match self.inner.write(&row, &outcome::run_is_old()).await {
+                Ok(_) => Next::Again,
+                Err(error) => self.wait_for_registry(&error),
+            };
         }
         if failure.is_unhealthy() {
             // What did not become healthy must not be taken for a start that is still under way.

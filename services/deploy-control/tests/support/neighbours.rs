@@ -1,7 +1,7 @@
 //! A false authz and a false router on loopback. The router answers for instances as the simulated engine has them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -45,6 +45,8 @@ struct Neighbourhood {
     runs: Mutex<HashMap<String, i64>>,
     /// Configurations under which an instance does not become healthy.
     sick: Mutex<HashSet<i64>>,
+    /// What the next runs have read, whatever is there when they are asked.
+    read_before: Mutex<VecDeque<i64>>,
 }
 
 impl Neighbours {
@@ -59,6 +61,7 @@ impl Neighbours {
             owners: Mutex::default(),
             runs: Mutex::default(),
             sick: Mutex::default(),
+            read_before: Mutex::default(),
         });
         let authz = Router::new().route("/backends/register", post(backend)).with_state(state.clone());
         let router = Router::new()
@@ -82,6 +85,12 @@ impl Neighbours {
 
     pub fn make_sick(&self, generation: i64) {
         self.state.sick.lock().unwrap().insert(generation);
+    }
+
+    /// Lets the next new run be one that began before the configuration was exchanged: it says that it runs with this one.
+    /// Said twice, the next two.
+    pub fn next_run_has_read(&self, generation: i64) {
+        self.state.read_before.lock().unwrap().push_back(generation);
     }
 
     pub fn owners_taken(&self, id: InstanceId) -> usize {
@@ -121,7 +130,9 @@ impl Neighbourhood {
         let path = self.data_dir.join("instances").join(id.to_string()).join("config/config.json");
         let mut runs = self.runs.lock().unwrap();
         let generation = runs.entry(format!("{id} {run}")).or_insert_with(|| {
-            serde_json::from_slice::<InstanceConfig>(&std::fs::read(path).expect("a configuration")).unwrap().generation
+            let there = || serde_json::from_slice::<InstanceConfig>(&std::fs::read(path).expect("a configuration"));
+            let before = self.read_before.lock().unwrap().pop_front();
+            before.unwrap_or_else(|| there().expect("a configuration").generation)
         });
         Some(*generation)
     }

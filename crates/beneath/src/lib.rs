@@ -14,6 +14,7 @@
 
 mod error;
 mod file;
+mod owner;
 mod path;
 mod socket;
 mod tree;
@@ -26,6 +27,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 pub use error::Error;
+pub use owner::Meta;
 pub use tree::{Entry, EntryKind};
 
 use path::Relative;

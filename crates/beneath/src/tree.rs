@@ -12,7 +12,7 @@ use crate::path::{Relative, temporary_name};
 use crate::{Error, RESOLVE, Root, open_beneath, open_dir, proc_path, readable};
 
 /// How many levels are open at once. Removing goes deeper than that by moving what is deeper up; measuring does not.
-const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 
 /// The most names that one removal looks at: far more than an instance's quota of inodes, and an end to a race with somebody
 /// who creates as fast as we remove.
@@ -114,7 +114,7 @@ impl Root {
 }
 
 /// Why a walk ended early, before it is known under which path it began.
-enum Stop {
+pub(crate) enum Stop {
     Errno(Errno),
     TooLarge,
 }
@@ -126,7 +126,7 @@ impl From<Errno> for Stop {
 }
 
 impl Stop {
-    fn at(self, rel: &Relative) -> Error {
+    pub(crate) fn at(self, rel: &Relative) -> Error {
         match self {
             Self::Errno(errno) => Error::of(rel.as_path(), errno),
             Self::TooLarge => Error::TooLarge { path: rel.as_path().to_owned() },
@@ -135,15 +135,15 @@ impl Stop {
 }
 
 /// Opens a directory's own entry, without leaving its file system.
-fn open_child(dir: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_child(dir: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     open_beneath(dir, name, flags | OFlags::PATH, Mode::empty(), RESOLVE | ResolveFlags::NO_XDEV)
 }
 
-fn as_path(name: &CStr) -> &Path {
+pub(crate) fn as_path(name: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(name.to_bytes()))
 }
 
-fn is_dot(name: &CStr) -> bool {
+pub(crate) fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
 

@@ -200,3 +200,89 @@ fn removing_comes_to_an_end_while_somebody_fills_and_swaps() {
     root.clear("tree").expect("cleared, once nobody fills it");
     assert!(theirs_is_untouched(&folder));
 }
+
+/// The owner of what is there, links not followed.
+fn owner(path: &Path) -> (u32, u32) {
+    let meta = fs::symlink_metadata(path).expect("something");
+    (meta.uid(), meta.gid())
+}
+
+#[test]
+fn what_something_is_is_told_without_opening_it() {
+    let (folder, root) = playground();
+    let tree = folder.path().join("mine/tree");
+    fill(&tree);
+    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o2750)).expect("a mode");
+    let me = owner(&tree);
+    for (path, kind, mode) in [
+        ("tree/a", EntryKind::Directory, Some(0o2750)),
+        ("tree/shut", EntryKind::Directory, Some(0)),
+        ("tree/a/b/c/file", EntryKind::File, None),
+        ("tree/fifo", EntryKind::Other, None),
+        ("tree/socket", EntryKind::Socket, None),
+    ] {
+        let meta = root.meta(path).expect("something");
+        assert_eq!((meta.kind, meta.owner), (kind, me), "{path}");
+        assert!(mode.is_none_or(|mode| meta.mode == mode), "{path} {meta:?}");
+    }
+    for refused in ["tree/linked-dir", "tree/linked-dir/secret", "tree/a/b/everything", "../theirs"] {
+        assert!(matches!(root.meta(refused), Err(Error::Refused { .. })), "{refused}");
+    }
+    assert!(matches!(root.meta("tree/absent"), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn a_tree_is_given_away_and_nothing_else() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give anything away.
+        return;
+    }
+    let (folder, root) = playground();
+    let (mine, theirs) = (folder.path().join("mine"), folder.path().join("theirs"));
+    let tree = mine.join("tree");
+    fill(&tree);
+    dig(&tree, 100);
+    let (before, new) = (owner(&theirs), (20_001, 20_001));
+    assert!(!root.is_owned_by("tree", new, 1_000).expect("a look"));
+    root.give_tree("tree", new, 1_000).expect("given");
+
+    let mut looked = 0;
+    let mut here = vec![tree.clone()];
+    while let Some(path) = here.pop() {
+        assert_eq!(owner(&path), new, "{}", path.display());
+        looked += 1;
+        if fs::symlink_metadata(&path).expect("something").is_dir() {
+            here.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        }
+    }
+    assert!(looked > 110, "{looked}");
+    for other in [theirs.as_path(), &theirs.join("secret"), &mine, Path::new("/")] {
+        assert_eq!(owner(other), before, "{}", other.display());
+    }
+    assert!(root.is_owned_by("tree", new, 1_000).expect("a look"));
+    assert!(matches!(root.give_tree("tree/linked-dir", new, 1_000), Err(Error::Refused { .. })));
+
+    // What is directly in it is looked at too, as far as it is asked for.
+    std::os::unix::fs::lchown(tree.join("circle"), Some(0), Some(0)).expect("a link of root's");
+    assert!(!root.is_owned_by("tree", new, 1_000).expect("a look"));
+    assert!(root.is_owned_by("tree", new, 0).expect("a look"));
+}
+
+#[test]
+fn a_tree_that_was_not_given_to_its_end_shows_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (folder, root) = playground();
+    let tree = folder.path().join("mine/tree");
+    dig(&tree, 100);
+    let new = (20_001, 20_001);
+    // Its own owner is right, as it may have been made before anything was put into it.
+    std::os::unix::fs::lchown(&tree, Some(new.0), Some(new.1)).expect("given");
+    for max_entries in [10, 50, 99] {
+        assert!(matches!(root.give_tree("tree", new, max_entries), Err(Error::TooLarge { .. })));
+        assert!(!root.is_owned_by("tree", new, 1_000).expect("a look"), "{max_entries}");
+    }
+    root.give_tree("tree", new, 100).expect("given");
+    assert!(root.is_owned_by("tree", new, 1_000).expect("a look"));
+}

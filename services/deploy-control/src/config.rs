@@ -57,7 +57,7 @@ pub struct EngineConfig {
     pub command: Vec<String>,
     /// What an instance may use.
     pub limits: Limits,
-    /// The n-th instance's user id is this plus n.
+    /// The first instance's user id is the one after this.
     pub uid_base: u32,
     /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
     pub log: [(&'static str, String); 2],

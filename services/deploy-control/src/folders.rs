@@ -1,8 +1,8 @@
 //! The folders and files of instances: `run/<id>/{in,out}` and `instances/<id>/{data,config}`.
 //!
-//! `in` and `data` belong to the instance, which may put anything there: they are made and given their owner here, and
-//! never looked into. `config` is written here alone and read-only to the instance, but all of it goes through
-//! [`beneath`], which follows no link and leaves no folder.
+//! `in` and `data` belong to the instance, which may put anything there: they are made and given their owner here, with
+//! whatever a restored back-up brought, and what is in them is not read. `config` is written here alone and read-only to
+//! the instance. All of it goes through [`beneath`], which follows no link and leaves no folder.
 //!
 //! With the docker engine (as root) everything has the owner it needs; with the process engine everything belongs to the
 //! one user there is.
@@ -24,6 +24,16 @@ use crate::{config::InstanceSettings, engine::UnitFolders, registry::Row, turns:
 const SERVICES: u32 = 10_001;
 /// The largest `config.json` that is read back, in bytes.
 const MAX_CONFIG: u64 = 64 << 10;
+/// The mode of every file in `config`.
+const CONFIG_MODE: u32 = 0o400;
+/// User ids that may be instances': those of people, the system and our services are below. Above them the kernel keeps some.
+const UIDS: std::ops::Range<u32> = 10_100..2_100_000_000;
+/// How many of the entries directly in an instance's data are looked at each time.
+const LOOKED_AT: usize = 256;
+/// The most files that are given to an instance in one go.
+const MAX_GIVEN: u64 = 20_000_000;
+/// The most instances there can be folders of.
+const MAX_INSTANCES: usize = 1_000_000;
 
 /// Why a folder or file is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +41,9 @@ pub enum Error {
     /// The file system refused.
     #[error("instance files")]
     Files(#[from] beneath::Error),
+    /// The file system does not keep owners or modes.
+    #[error("the folder {0} does not keep the owner and mode that it is given")]
+    Ownerless(String),
     /// A configuration that should be there is not, or cannot be read.
     #[error("configuration {0} is not there any more")]
     Lost(i64),
@@ -50,6 +63,8 @@ pub enum Error {
 pub struct Seen {
     /// Whether all four are there.
     pub complete: bool,
+    /// Whether those that are there have the owner and the rights that they need.
+    pub owned: bool,
     /// The generation of the current `config.json`.
     pub config: Option<i64>,
 }
@@ -60,20 +75,20 @@ pub struct Folders {
     data_dir: PathBuf,
     run: Root,
     instances: Root,
-    /// The n-th instance's user id is this plus n; `None`: nothing is given away.
-    uid_base: Option<u32>,
+    /// Whether each instance's folders are given to its own user; else they stay this process's.
+    own_users: bool,
     settings: InstanceSettings,
     turns: Turns,
 }
 
 impl Folders {
-    /// Makes `run/` and `instances/` where they are missing. `uid_base` is given when this process is root and instances
-    /// run as users of their own.
+    /// Makes `run/` and `instances/` where they are missing. With `own_users`, for which this process must
+    /// be root, each instance's folders belong to its own user.
     ///
     /// # Errors
     ///
     /// When the data directory is missing or cannot be written.
-    pub fn open(data_dir: &Path, uid_base: Option<u32>, settings: InstanceSettings) -> Result<Self, Error> {
+    pub fn open(data_dir: &Path, own_users: bool, settings: InstanceSettings) -> Result<Self, Error> {
         let root = Root::open(data_dir)?;
         // The router passes through `run`; nobody but this service has anything to do in `instances`.
         root.create_dir("run", 0o755, None)?;
@@ -82,7 +97,7 @@ impl Folders {
             data_dir: data_dir.to_owned(),
             run: root.dir("run")?,
             instances: root.dir("instances")?,
-            uid_base,
+            own_users,
             settings,
             turns: Turns::default(),
         })
@@ -90,13 +105,38 @@ impl Folders {
 
     /// The instance's user id; `None` when it runs as this process does.
     pub fn uid(&self, row: &Row) -> Option<u32> {
-        // Numbers count from 1 and the base is at most two thousand million: no registry grows past the sum.
-        self.uid_base.and_then(|base| base.checked_add(u32::try_from(row.number).ok()?))
+        self.own_users.then_some(row.uid)
     }
 
     /// The instance's own origin.
     pub fn origin(&self, row: &Row) -> String {
         self.settings.public.workspace_origin(row.slug.as_str())
+    }
+
+    /// The greatest user id of an instance whose folders are here, whether or not anybody else knows of it; `None` when
+    /// there are none, or they have no users of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn greatest_uid(&self) -> Result<Option<u32>, Error> {
+        if !self.own_users {
+            return Ok(None);
+        }
+        let this = self.clone();
+        blocking(move || {
+            let mut greatest = None;
+            for entry in this.instances.list("", MAX_INSTANCES)? {
+                match this.instances.meta(Path::new(&entry.name).join("data")) {
+                    Ok(meta) if UIDS.contains(&meta.owner.0) => greatest = greatest.max(Some(meta.owner.0)),
+                    // Nobody's: not there, or still root's.
+                    Ok(_) | Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(greatest)
+        })
+        .await
     }
 
     /// Where the instance's folders are.
@@ -112,38 +152,78 @@ impl Folders {
         }
     }
 
-    /// Makes what is missing, and gives everything the owner and mode it must have.
+    /// Makes what is missing, and gives everything the owner and mode it must have: also all of the instance's data, where
+    /// that was put there by somebody else, as when a back-up is restored.
     ///
     /// # Errors
     ///
-    /// [`Error::Files`].
+    /// [`Error::Files`]; [`Error::Ownerless`].
     pub async fn prepare(&self, row: &Row) -> Result<(), Error> {
-        let (this, row) = (self.clone(), row.clone());
-        let (that, same) = (this.clone(), row.clone());
+        let copies = || (self.clone(), row.clone());
+        let ((one, its), (other, same), (this, row)) = (copies(), copies(), copies());
         // Each new folder is made to last, which is a wait for the disk: both sides wait at once.
-        tokio::try_join!(blocking(move || this.make_run(&row)), blocking(move || that.make_instance(&same)))?;
-        Ok(())
+        let run = blocking(move || one.make_run(&its));
+        let instance = blocking(move || {
+            other.make_instance(&same)?;
+            other.give_data(&same)
+        });
+        tokio::try_join!(run, instance)?;
+        blocking(move || match this.folders(&row).find(|folder| !folder.is_as_it_must()) {
+            Some(folder) => Err(Error::Ownerless(folder.path)),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// The four folders, and what each must be.
+    fn folders(&self, row: &Row) -> impl Iterator<Item = Folder<'_>> {
+        let (id, uid) = (row.id, self.uid(row));
+        // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to
+        // what the other made, and to nothing else.
+        let socket = if uid.is_some() { 0o2750 } else { 0o700 };
+        let config = if uid.is_some() { 0o500 } else { 0o700 };
+        [
+            (&self.run, "in", socket, uid.map(|uid| (uid, SERVICES)), true),
+            (&self.run, "out", socket, uid.map(|uid| (SERVICES, uid)), false),
+            (&self.instances, "data", 0o700, uid.map(|uid| (uid, uid)), true),
+            (&self.instances, "config", config, uid.map(|uid| (uid, uid)), false),
+        ]
+        .into_iter()
+        .map(move |(root, name, mode, owner, theirs)| Folder {
+            root,
+            path: format!("{id}/{name}"),
+            mode,
+            owner,
+            theirs,
+        })
     }
 
     fn make_run(&self, row: &Row) -> Result<(), Error> {
-        let id = row.id.to_string();
-        // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to
-        // what the other made, and to nothing else.
-        let uid = self.uid(row);
-        let mode = if uid.is_some() { 0o2750 } else { 0o700 };
-        self.run.create_dir(&id, 0o755, None)?;
-        self.run.create_dir(format!("{id}/in"), mode, uid.map(|uid| (uid, SERVICES)))?;
-        self.run.create_dir(format!("{id}/out"), mode, uid.map(|uid| (SERVICES, uid)))?;
-        Ok(())
+        self.run.create_dir(row.id.to_string(), 0o755, None)?;
+        self.make(row, &self.run)
     }
 
     fn make_instance(&self, row: &Row) -> Result<(), Error> {
-        let id = row.id.to_string();
-        let owner = self.uid(row).map(|uid| (uid, uid));
-        let config = if owner.is_some() { 0o500 } else { 0o700 };
-        self.instances.create_dir(&id, 0o711, None)?;
-        self.instances.create_dir(format!("{id}/data"), 0o700, owner)?;
-        self.instances.create_dir(format!("{id}/config"), config, owner)?;
+        self.instances.create_dir(row.id.to_string(), 0o711, None)?;
+        self.make(row, &self.instances)
+    }
+
+    /// Makes those of the four folders that are beneath this.
+    fn make(&self, row: &Row, root: &Root) -> Result<(), Error> {
+        for folder in self.folders(row).filter(|folder| std::ptr::eq(folder.root, root)) {
+            folder.root.create_dir(&folder.path, folder.mode, folder.owner)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the instance all of its data, when a look at it finds something that is another's.
+    fn give_data(&self, row: &Row) -> Result<(), Error> {
+        let Some(uid) = self.uid(row) else { return Ok(()) };
+        let (path, owner) = (format!("{}/data", row.id), (uid, uid));
+        if !self.instances.is_owned_by(&path, owner, LOOKED_AT)? {
+            tracing::info!(instance = %row.id, uid, "its data is somebody else's, as after a restore; it is given back");
+            self.instances.give_tree(&path, owner, MAX_GIVEN)?;
+        }
         Ok(())
     }
 
@@ -157,21 +237,37 @@ impl Folders {
         let (this, row) = (self.clone(), row.clone());
         blocking(move || {
             let id = row.id;
-            let complete =
-                [(&this.run, "in"), (&this.run, "out"), (&this.instances, "data"), (&this.instances, "config")]
-                    .into_iter()
-                    .map(|(root, name)| root.dir(format!("{id}/{name}")))
-                    .all(|dir| dir.is_ok());
+            let complete = this.folders(&row).all(|folder| folder.exists());
+            let owned =
+                this.folders(&row).all(|folder| !folder.exists() || folder.is_as_it_must()) && this.owns_data(&row)?;
             let config = match this.read(id, "config.json")? {
+                Some(_) if !this.can_read_config(&row)? => None,
                 Some(there) => {
                     let expected = this.config(&row, there.generation, there.provider.clone());
                     (serde_json::to_value(&there)? == serde_json::to_value(&expected)?).then_some(there.generation)
                 }
                 None => None,
             };
-            Ok(Seen { complete, config })
+            Ok(Seen { complete, owned, config })
         })
         .await
+    }
+
+    /// Whether a look at the instance's data finds nothing that is another's.
+    fn owns_data(&self, row: &Row) -> Result<bool, Error> {
+        let Some(uid) = self.uid(row) else { return Ok(true) };
+        match self.instances.is_owned_by(format!("{}/data", row.id), (uid, uid), LOOKED_AT) {
+            // Then there is nothing to give.
+            Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => Ok(true),
+            looked => Ok(looked?),
+        }
+    }
+
+    /// Whether the current configuration is the instance's to read, and nobody else's.
+    fn can_read_config(&self, row: &Row) -> Result<bool, Error> {
+        let Some(uid) = self.uid(row) else { return Ok(true) };
+        let meta = self.instances.meta(format!("{}/config/config.json", row.id))?;
+        Ok(meta.owner == (uid, uid) && meta.mode == CONFIG_MODE)
     }
 
     /// A configuration's text; `None` when it is not there or is not one.
@@ -273,7 +369,7 @@ impl Folders {
 
     fn write(&self, row: &Row, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let owner = self.uid(row).map(|uid| (uid, uid));
-        Ok(self.instances.write_atomic(format!("{}/config/{name}", row.id), bytes, 0o400, owner)?)
+        Ok(self.instances.write_atomic(format!("{}/config/{name}", row.id), bytes, CONFIG_MODE, owner)?)
     }
 
     fn config(&self, row: &Row, generation: i64, provider: Option<ProviderConfig>) -> InstanceConfig {
@@ -304,6 +400,30 @@ impl Folders {
             if abandoned.is_cancelled() { Err(Error::Abandoned) } else { work() }
         })
         .await
+    }
+}
+
+/// One of an instance's folders.
+struct Folder<'a> {
+    root: &'a Root,
+    path: String,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    /// Whether the instance owns it, and so may change its mode.
+    theirs: bool,
+}
+
+impl Folder<'_> {
+    fn exists(&self) -> bool {
+        self.root.dir(&self.path).is_ok()
+    }
+
+    /// Whether it has its owner, and the rights that whoever uses it needs. What an instance does to a folder of its own
+    /// beyond that is its own affair.
+    fn is_as_it_must(&self) -> bool {
+        let Ok(meta) = self.root.meta(&self.path) else { return false };
+        let mode = if self.theirs || self.owner.is_none() { meta.mode & self.mode } else { meta.mode };
+        mode == self.mode && self.owner.is_none_or(|owner| owner == meta.owner)
     }
 }
 

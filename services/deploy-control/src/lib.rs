@@ -51,11 +51,14 @@ impl Service {
         );
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("BEAVER_DATA_DIR: cannot make {}", config.data_dir.display()))?;
-        let uid_base = own_users.then_some(config.engine.uid_base);
-        let folders = folders::Folders::open(&config.data_dir, uid_base, config.instance.clone())
+        let folders = folders::Folders::open(&config.data_dir, own_users, config.instance.clone())
             .with_context(|| format!("BEAVER_DATA_DIR: cannot use {}", config.data_dir.display()))?;
         let store = Store::open(&config.database, &registry::MIGRATOR).await?;
-        let registry = registry::Registry::new(store, clock);
+        let registry = registry::Registry::open(store, clock, config.engine.uid_base).await?;
+        // A registry that was restored from before may not know everybody whose files are here.
+        if let Some(uid) = folders.greatest_uid().await.context("BEAVER_DATA_DIR: cannot read instances")? {
+            registry.pass_over_uid(uid).await?;
+        }
         let entropy = Entropy::system();
         let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
         let env = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();

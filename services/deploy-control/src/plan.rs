@@ -20,6 +20,8 @@ pub struct Observed {
     pub unit: Seen,
     /// Whether its folders are all there.
     pub folders: bool,
+    /// Whether those that are there have the owner and the rights that they need.
+    pub owned: bool,
     /// The generation of its current `config.json`.
     pub config: Option<i64>,
 }
@@ -51,6 +53,8 @@ pub enum Step {
     NoteDown,
     /// Make its folders.
     Prepare,
+    /// Give its folders, and what is in its data, the owner and the rights that they need. They stay the same folders.
+    Mend,
     /// Make this generation's configuration the current one.
     UseConfig(i64),
     /// Stop its unit. `then_up`: only to start it again.
@@ -157,6 +161,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         && !reconfigured
         && !row.restart_pending()
         && seen.folders
+        && seen.owned
         && seen.config == Some(target)
         && current;
     if fulfilled {
@@ -192,6 +197,8 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     }
     if !seen.folders {
         steps.push(Step::Prepare);
+    } else if !seen.owned {
+        steps.push(Step::Mend);
     }
     if use_config {
         steps.push(Step::UseConfig(target));

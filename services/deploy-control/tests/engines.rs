@@ -81,6 +81,7 @@ fn row(number: i64) -> Row {
     Row {
         id: InstanceId::from_uuid(uuid),
         number,
+        uid: 20_000 + u32::try_from(number).unwrap(),
         slug: format!("person-{number}").parse().unwrap(),
         account_id: AccountId::from_uuid(uuid),
         desired: Desired::Running,
@@ -110,7 +111,7 @@ fn row(number: i64) -> Row {
 async fn the_process_engine_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), "process", "test-process");
-    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let folders = Folders::open(folder.path(), false, config.instance.clone()).unwrap();
     let engine = Processes::new(&config.engine);
     let (a, b) = (instance_of(&config, &folders, 1).await, instance_of(&config, &folders, 2).await);
     conformance::suite(&engine, &a, &b).await;
@@ -120,7 +121,7 @@ async fn the_process_engine_conforms() {
 async fn children_end_with_their_engine() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), "process", "test-process");
-    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let folders = Folders::open(folder.path(), false, config.instance.clone()).unwrap();
     let spec = instance_of(&config, &folders, 1).await;
     let engine = Processes::new(&config.engine);
     engine.ensure(&spec).await.unwrap();
@@ -142,7 +143,7 @@ async fn a_program_that_is_missing_is_not_found() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path(), "process", "test-process");
     config.engine.command = vec!["/no/such/program".into()];
-    let folders = Folders::open(folder.path(), None, config.instance.clone()).unwrap();
+    let folders = Folders::open(folder.path(), false, config.instance.clone()).unwrap();
     let spec = instance_of(&config, &folders, 1).await;
     let engine = Processes::new(&config.engine);
     engine.ensure(&spec).await.unwrap();
@@ -174,7 +175,7 @@ impl Host {
                 return None;
             }
         }
-        let folders = Folders::open(folder.path(), Some(config.engine.uid_base), config.instance.clone()).unwrap();
+        let folders = Folders::open(folder.path(), true, config.instance.clone()).unwrap();
         let host = Self { client: client(&config.engine), config, folders, folder };
         host.build_image().await;
         Some(host)
@@ -253,7 +254,7 @@ async fn a_container_is_as_hard_as_it_is_said_to_be() {
 
     // As the instance sees it.
     let report = answer_to(&engine, &spec, "/report").await;
-    let uid = host.config.engine.uid_base + 3;
+    let uid = row(3).uid;
     let facts: Vec<&str> = report.lines().collect();
     for fact in [
         &format!("Uid: {uid} {uid} {uid} {uid}"),

@@ -24,6 +24,7 @@ struct World {
     row: Row,
     unit: Option<Container>,
     folders: bool,
+    owned: bool,
     config: Option<i64>,
     runs: u32,
     now_ms: i64,
@@ -60,7 +61,7 @@ impl World {
                 current: container.current,
             },
         };
-        Observed { unit, folders: self.folders, config: self.config }
+        Observed { unit, folders: self.folders, owned: self.owned, config: self.config }
     }
 
     fn plan(&self) -> Vec<Step> {
@@ -71,7 +72,11 @@ impl World {
     fn act(&mut self, step: &Step) -> Result<Option<String>, ()> {
         match step {
             Step::WaitUntil(at) => self.now_ms = *at,
-            Step::Prepare => self.folders = true,
+            Step::Prepare => (self.folders, self.owned) = (true, true),
+            Step::Mend => {
+                assert!(self.folders && !self.owned, "only what is there and wrong is mended");
+                self.owned = true;
+            }
             Step::UseConfig(generation) => {
                 assert!(self.folders, "a configuration needs its folder");
                 self.config = Some(*generation);
@@ -89,6 +94,7 @@ impl World {
             Step::Start => {
                 let container = self.unit.as_mut().expect("only what is there is started");
                 assert_ne!(container.state, UnitState::Running);
+                assert!(self.owned, "it could not read or write anything");
                 if container.state != UnitState::Paused {
                     self.runs += 1;
                     container.run = self.runs;
@@ -147,7 +153,7 @@ impl World {
                 let container = self.unit.as_ref();
                 let runs = container
                     .is_some_and(|c| c.state == UnitState::Running && c.current && c.config == row.config_target());
-                (Goal::Ready, runs && row.registered && !row.restart_pending() && self.folders)
+                (Goal::Ready, runs && row.registered && !row.restart_pending() && self.folders && self.owned)
             }
             Desired::Stopped => (Goal::Stopped, !up),
             Desired::Deleted => (Goal::Deleted, self.unit.is_none()),
@@ -192,14 +198,16 @@ fn worlds() -> impl Strategy<Value = World> {
         (0_i64..4, 0_i64..400_000),
     );
     let config = prop_oneof![2 => Just(None), 1 => (0_i64..3).prop_map(Some)];
-    let there = (option::weighted(0.8, container), prop::bool::weighted(0.8), config, prop::bool::weighted(0.9));
-    (row, there).prop_map(|(row, (mut unit, folders, config, has_config))| {
+    let folders = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
+    let there = (option::weighted(0.8, container), folders, config, prop::bool::weighted(0.9));
+    (row, there).prop_map(|(row, (mut unit, (folders, owned), config, has_config))| {
         let (desired, phase, route, counts, registered, ready_run, (attempts, next_attempt_at_ms)) = row;
         let (generation, restart, config_generation, applied, refused) = counts;
         let uuid = Uuid::from_u128(1);
         let row = Row {
             id: InstanceId::from_uuid(uuid),
             number: 1,
+            uid: 20_001,
             slug: "alice".parse().expect("a slug"),
             account_id: AccountId::from_uuid(uuid),
             desired,
@@ -231,7 +239,7 @@ fn worlds() -> impl Strategy<Value = World> {
         }
         let config = config.unwrap_or(row.config_target());
         let config = (folders && has_config).then_some(config);
-        World { row, unit, folders, config, runs: 3, now_ms: 400_000, failures: 0 }
+        World { row, unit, folders, owned, config, runs: 3, now_ms: 400_000, failures: 0 }
     })
 }
 

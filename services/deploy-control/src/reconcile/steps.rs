@@ -31,7 +31,7 @@ impl Inner {
     pub(super) async fn act(&self, row: &Row, step: &Step) -> Result<Option<String>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
         match step {
-            Step::Prepare => folders.prepare(row).await?,
+            Step::Prepare | Step::Mend => folders.prepare(row).await?,
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
             Step::Stop { .. } => engine.stop(row.id).await?,
             Step::Remove => engine.remove(row.id).await?,

@@ -199,7 +199,7 @@ impl Worker<'_> {
         let _turn = self.inner.looks.acquire().await;
         let folders = async { Ok(self.inner.parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), folders)?;
-        Ok(Observed { unit, folders: folders.complete, config: folders.config })
+        Ok(Observed { unit, folders: folders.complete, owned: folders.owned, config: folders.config })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
@@ -436,7 +436,7 @@ fn only_tells(step: &Step) -> bool {
 
 /// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
 fn asks_the_host(step: &Step) -> bool {
-    matches!(step, Step::Prepare | Step::Create | Step::Start | Step::Stop { .. } | Step::Remove)
+    matches!(step, Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::Stop { .. } | Step::Remove)
 }
 
 pub(super) fn step_name(step: &Step) -> &'static str {
@@ -445,6 +445,7 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::WaitUntil(_) => "wait",
         Step::NoteDown => "note_down",
         Step::Prepare => "prepare",
+        Step::Mend => "mend",
         Step::UseConfig(_) => "use_config",
         Step::Stop { .. } => "stop",
         Step::NoteRestarted => "note_restarted",

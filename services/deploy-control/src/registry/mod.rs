@@ -80,9 +80,40 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The registry in this database.
-    pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    /// The registry in this database. User ids are given from the one after `uid_base` on, or after the newest that was
+    /// given or [passed over](Self::pass_over_uid) already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn open(store: Store, clock: Clock, uid_base: u32) -> Result<Self, Error> {
+        // Rows from before user ids were written down: until then this was their rule.
+        sqlx::query("UPDATE instances SET uid = number + $1 WHERE uid IS NULL")
+            .bind(i64::from(uid_base))
+            .execute(store.pool())
+            .await?;
+        let this = Self { store, clock };
+        let greatest: i64 =
+            sqlx::query_scalar("SELECT COALESCE(MAX(uid), 0) FROM instances").fetch_one(this.store.pool()).await?;
+        this.pass_over(greatest.max(uid_base.into())).await?;
+        Ok(this)
+    }
+
+    /// Gives no user id up to this one to anybody new: somebody's files have it, though no row here says whose.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn pass_over_uid(&self, uid: u32) -> Result<(), Error> {
+        self.pass_over(uid.into()).await
+    }
+
+    async fn pass_over(&self, uid: i64) -> Result<(), Error> {
+        sqlx::query("UPDATE numbers SET newest = $1 WHERE name = 'uid' AND newest < $1")
+            .bind(uid)
+            .execute(self.store.pool())
+            .await?;
+        Ok(())
     }
 
     /// The database, for readiness.

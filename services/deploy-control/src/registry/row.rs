@@ -14,8 +14,10 @@ use super::Error;
 pub struct Row {
     /// Its id.
     pub id: InstanceId,
-    /// Counts instances from 1; part of its user id.
+    /// Counts instances from 1.
     pub number: i64,
+    /// The user and group id of its files and processes, where it has ones of its own. Never changes, never given twice.
+    pub uid: u32,
     /// Its name.
     pub slug: Slug,
     /// Its owner.
@@ -119,6 +121,7 @@ fn read<'a, T: Deserialize<'a>>(column: &'static str, word: &'a str) -> Result<T
 pub(super) struct Columns {
     id: String,
     number: i64,
+    uid: Option<i64>,
     slug: String,
     account_id: String,
     desired: String,
@@ -151,6 +154,7 @@ impl TryFrom<Columns> for Row {
         Ok(Self {
             id: c.id.parse().map_err(|_| Error::Corrupt { column: "id" })?,
             number: c.number,
+            uid: c.uid.and_then(|uid| u32::try_from(uid).ok()).ok_or(Error::Corrupt { column: "uid" })?,
             slug: Slug::parse(&c.slug).map_err(|_| Error::Corrupt { column: "slug" })?,
             account_id: c.account_id.parse().map_err(|_| Error::Corrupt { column: "account_id" })?,
             desired: read("desired", &c.desired)?,

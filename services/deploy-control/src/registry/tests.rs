@@ -15,11 +15,13 @@ struct Fixture {
 
 async fn each() -> Vec<Fixture> {
     let stores = store::testing::databases(&MIGRATOR).await;
-    let fixture = |store: TestStore| {
+    let mut fixtures = Vec::new();
+    for store in stores {
         let (clock, hand) = Clock::manual(1_000);
-        Fixture { registry: Registry::new(store.clone(), clock), hand, store }
-    };
-    stores.into_iter().map(fixture).collect()
+        let registry = Registry::open(store.clone(), clock, 20_000).await.unwrap();
+        fixtures.push(Fixture { registry, hand, store });
+    }
+    fixtures
 }
 
 fn wanted(n: u128, slug: &str) -> RegisterInstance {
@@ -54,11 +56,14 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
     for Fixture { registry, store, .. } in each().await {
         let many = (0..50).map(|n| {
             let registry = registry.clone();
-            async move { registry.register(&wanted(n, &format!("user-{n}"))).await.unwrap().row.number }
+            async move {
+                let row = registry.register(&wanted(n, &format!("user-{n}"))).await.unwrap().row;
+                (row.number, row.uid)
+            }
         });
         let mut numbers = futures_util::future::join_all(many).await;
         numbers.sort_unstable();
-        assert_eq!(numbers, (1..=50).collect::<Vec<_>>(), "{}", store.name());
+        assert_eq!(numbers, (1..=50).map(|n| (n, 20_000 + n as u32)).collect::<Vec<_>>(), "{}", store.name());
 
         let same = (100..150).map(|n| {
             let registry = registry.clone();
@@ -66,6 +71,64 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
         });
         let won = futures_util::future::join_all(same).await.into_iter().filter(|won| *won).count();
         assert_eq!(won, 1, "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn a_user_id_stays_and_is_given_once_whatever_the_setting() {
+    for Fixture { registry, store, .. } in each().await {
+        let uid = async |registry: &Registry, n, slug| registry.register(&wanted(n, slug)).await.unwrap().row.uid;
+        assert_eq!(uid(&registry, 1, "alice").await, 20_001, "{}", store.name());
+        assert_eq!(uid(&registry, 2, "bob").await, 20_002);
+        // Lowered onto those that are given, raised, and back.
+        for (base, n, slug, expected) in
+            [(19_999, 3, "carol", 20_003), (30_000, 4, "dave", 30_001), (20_000, 5, "erin", 30_002)]
+        {
+            let registry = Registry::open(store.clone(), Clock::system(), base).await.unwrap();
+            assert_eq!(uid(&registry, n, slug).await, expected, "{base}");
+        }
+        // A folder of somebody whom this registry, restored from before, does not know.
+        registry.pass_over_uid(30_007).await.unwrap();
+        registry.pass_over_uid(25_000).await.unwrap();
+        assert_eq!(uid(&registry, 6, "frank").await, 30_008);
+        let uids: Vec<_> = registry.all().await.unwrap().iter().map(|row| row.uid).collect();
+        assert_eq!(uids, [20_001, 20_002, 20_003, 30_001, 30_002, 30_008], "{}", store.name());
+    }
+}
+
+#[tokio::test]
+async fn instances_from_before_user_ids_were_written_down_keep_theirs() {
+    let before =
+        Migrator::with_migrations(MIGRATOR.iter().filter(|migration| migration.version < 3).cloned().collect());
+    for store in store::testing::databases(&before).await {
+        for (n, number) in [(1, 1), (2, 5)] {
+            let wanted = wanted(n, &format!("user-{n}"));
+            sqlx::query(
+                "INSERT INTO instances (id, number, slug, account_id, desired, generation, restart_generation, \
+                 config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
+                 refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
+                 created_at_ms, updated_at_ms) \
+                 VALUES ($1, $2, $3, $4, 'running', 1, 0, 0, 0, 0, 0, 0, 'ready', 'running', 1, 0, 0, 1, 0, 0, 0)",
+            )
+            .bind(wanted.instance_id.to_string())
+            .bind(i64::from(number))
+            .bind(wanted.slug.as_str())
+            .bind(wanted.account_id.to_string())
+            .execute(store.pool())
+            .await
+            .unwrap();
+        }
+        sqlx::query("UPDATE numbers SET newest = 5").execute(store.pool()).await.unwrap();
+
+        let now = Store::open(store.database(), &MIGRATOR).await.unwrap();
+        let registry = Registry::open(now, Clock::system(), 21_000).await.unwrap();
+        let uids = async || registry.all().await.unwrap().iter().map(|row| row.uid).collect::<Vec<_>>();
+        assert_eq!(uids().await, [21_001, 21_005], "{}", store.name());
+        assert_eq!(registry.register(&wanted(3, "user-3")).await.unwrap().row.uid, 21_006);
+        // The setting has no say any more.
+        Registry::open(registry.store().clone(), Clock::system(), 40_000).await.unwrap();
+        assert_eq!(uids().await, [21_001, 21_005, 21_006]);
+        registry.store().close().await;
     }
 }
 

@@ -71,19 +71,19 @@ impl Registry {
     async fn insert(&self, wanted: &RegisterInstance) -> Result<Row, Error> {
         let now_ms = self.now_ms();
         let mut transaction = self.store.begin().await?;
-        let number: i64 =
-            sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = 'instance' RETURNING newest")
-                .fetch_one(&mut *transaction)
-                .await?;
+        // Always in this order: who takes one of them waits for the other.
+        let number = next(&mut transaction, "instance").await?;
+        let uid = next(&mut transaction, "uid").await?;
         let columns = sqlx::query_as::<_, Columns>(
-            "INSERT INTO instances (id, number, slug, account_id, desired, generation, restart_generation, \
+            "INSERT INTO instances (id, number, uid, slug, account_id, desired, generation, restart_generation, \
              config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
              refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
              created_at_ms, updated_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, 1, 0, 0, 0, 0, 0, 0, $6, '', 0, 0, 0, 1, 1, $7, $8) RETURNING *",
+             VALUES ($1, $2, $3, $4, $5, $6, 1, 0, 0, 0, 0, 0, 0, $7, '', 0, 0, 0, 1, 1, $8, $9) RETURNING *",
         )
         .bind(wanted.instance_id.to_string())
         .bind(number)
+        .bind(uid)
         .bind(wanted.slug.as_str())
         .bind(wanted.account_id.to_string())
         .bind(word(&Desired::Running))
@@ -121,6 +121,12 @@ impl Registry {
         // Busy beyond reason; the caller tells people to try again.
         Err(Error::Database(sqlx::Error::PoolTimedOut))
     }
+}
+
+/// The next of the numbers that are counted under this name.
+async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, Error> {
+    let taken = sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = $1 RETURNING newest");
+    Ok(taken.bind(name).fetch_one(&mut **transaction).await?)
 }
 
 /// The row with the wish in it, and how it is told; `None` when there is nothing to change.

@@ -35,6 +35,31 @@ async fn a_sign_up_becomes_a_workspace_once() {
 }
 
 #[tokio::test]
+async fn an_instance_that_lost_its_owner_gets_it_again() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        service.wish(&alice, "stop").await;
+        service.settled(&alice, Phase::Stopped).await;
+        world.neighbours.forget_owner(alice.id);
+        service.wish(&alice, "start").await;
+        let ready = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((ready.error, world.neighbours.owners_taken(alice.id)), (None, 1), "{}", world.store.name());
+        use EventCode::*;
+        let codes = service.codes(&alice).await;
+        assert_eq!(codes[7..], [StopRequested, Stopped, StartRequested, Started, Healthy, Healthy, Registered, Ready]);
+        assert_eq!(world.engine.count("start", alice.id), 2, "it was not restarted for it");
+        assert!(!world.config_dir(alice.id).join("registration.json").exists(), "a spent token is taken away");
+
+        // The control: one that knows its owner is left alone.
+        service.wish(&alice, "restart").await;
+        service.settled(&alice, Phase::Ready).await;
+        assert_eq!(world.neighbours.owners_taken(alice.id), 1);
+    }
+}
+
+#[tokio::test]
 async fn ten_at_once_all_arrive() {
     let world = sqlite_world().await;
     let service = world.start().await;

@@ -25,6 +25,8 @@ struct World {
     unit: Option<Container>,
     folders: bool,
     owned: bool,
+    /// Whether it knows its owner, as far as its data tells it.
+    has_owner: bool,
     config: Option<i64>,
     runs: u32,
     now_ms: i64,
@@ -109,7 +111,10 @@ impl World {
                 }
                 return Ok(Some(container.run.to_string()));
             }
-            Step::Register => assert!(self.unit.as_ref().is_some_and(Container::is_up), "it can answer"),
+            Step::Register => {
+                assert!(self.unit.as_ref().is_some_and(Container::is_up), "it can answer");
+                self.has_owner = true;
+            }
             Step::LoseEngine | Step::NoteDown | Step::NoteRestarted | Step::Identify | Step::Settle(_) => {}
         }
         Ok(None)
@@ -136,10 +141,17 @@ impl World {
             }
             let context = Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), wait_ms: &wait_ms };
             pending = outcome::after(&self.row, step, &context);
+            let lost = self.row.registered && matches!(step, Step::AwaitHealthy(_)) && !self.has_owner;
+            if lost {
+                pending.then(outcome::registration_lost());
+            }
             if n + 1 == count && !written {
                 return;
             }
             self.row = pending.applied_to(self.row.clone());
+            if lost {
+                return;
+            }
         }
     }
 
@@ -199,8 +211,9 @@ fn worlds() -> impl Strategy<Value = World> {
     );
     let config = prop_oneof![2 => Just(None), 1 => (0_i64..3).prop_map(Some)];
     let folders = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
-    let there = (option::weighted(0.8, container), folders, config, prop::bool::weighted(0.9));
-    (row, there).prop_map(|(row, (mut unit, (folders, owned), config, has_config))| {
+    let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
+    let there = (option::weighted(0.8, container), folders, config, has);
+    (row, there).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner)))| {
         let (desired, phase, route, counts, registered, ready_run, (attempts, next_attempt_at_ms)) = row;
         let (generation, restart, config_generation, applied, refused) = counts;
         let uuid = Uuid::from_u128(1);
@@ -239,7 +252,7 @@ fn worlds() -> impl Strategy<Value = World> {
         }
         let config = config.unwrap_or(row.config_target());
         let config = (folders && has_config).then_some(config);
-        World { row, unit, folders, owned, config, runs: 3, now_ms: 400_000, failures: 0 }
+        World { row, unit, folders, owned, has_owner, config, runs: 3, now_ms: 400_000, failures: 0 }
     })
 }
 
@@ -269,6 +282,8 @@ proptest! {
         prop_assert_eq!(world.is_as_wanted(), Ok(()), "{:?}", taken);
         // No instance of this world ever failed with a configuration that it had read.
         prop_assert_eq!(world.row.refused_config_generation, refused, "{:?}", taken);
+        let asked = taken.iter().any(|step| matches!(step, Step::AwaitHealthy(_)));
+        prop_assert!(world.has_owner || !asked || world.row.phase != Phase::Ready, "{taken:?} {world:?}");
     }
 
     #[test]

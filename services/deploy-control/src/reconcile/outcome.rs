@@ -88,6 +88,11 @@ pub(super) fn run_is_old() -> Progress {
     Progress { ready: Some(None), ..Progress::default() }
 }
 
+/// What it means that an instance does not know its owner any more.
+pub(super) fn registration_lost() -> Progress {
+    Progress { registered: Some(false), ..Progress::default() }
+}
+
 /// What a failed attempt means: another one later, or none any more. A new configuration under which the instance does not
 /// come up (`unhealthy`) is taken back instead.
 pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &Context<'_>) -> Progress {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use contracts::instance::Readiness;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -20,6 +21,15 @@ const DOORS: Duration = Duration::from_secs(10);
 /// How often a start is checked for having ended by itself.
 const STILL_UP: Duration = Duration::from_millis(400);
 
+/// What a healthy instance says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Healthy {
+    /// Which run of it that is.
+    pub(super) run: String,
+    /// Whether it has its owner and its own identity.
+    pub(super) registered: bool,
+}
+
 /// What authz gave for an instance: its assertion, while the one-time token is in the instance's folder.
 pub(super) struct Identity {
     assertion: SecretString,
@@ -27,8 +37,8 @@ pub(super) struct Identity {
 }
 
 impl Inner {
-    /// Takes a step; the run it found, where it found one.
-    pub(super) async fn act(&self, row: &Row, step: &Step) -> Result<Option<String>, Failure> {
+    /// Takes a step; what it found healthy, where it found something.
+    pub(super) async fn act(&self, row: &Row, step: &Step) -> Result<Option<Healthy>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
@@ -50,24 +60,24 @@ impl Inner {
         Ok(None)
     }
 
-    /// Asks until it answers that it runs with this configuration; which run that was.
-    async fn await_healthy(&self, row: &Row, wanted: i64) -> Result<String, Failure> {
+    /// Asks until it answers that it runs with this configuration.
+    async fn await_healthy(&self, row: &Row, wanted: i64) -> Result<Healthy, Failure> {
         let run = async {
             let unit = self.parts.engine.observe(row.id).await?;
             // Ended already: the loop below would find out too, but later.
             unit.and_then(|unit| unit.run).ok_or(Failure::Ended)
         };
-        let (run, ()) = tokio::try_join!(run, self.healthy(row, wanted))?;
-        Ok(run)
+        let (run, ready) = tokio::try_join!(run, self.healthy(row, wanted))?;
+        Ok(Healthy { run, registered: ready.registered })
     }
 
-    async fn healthy(&self, row: &Row, wanted: i64) -> Result<(), Failure> {
+    async fn healthy(&self, row: &Row, wanted: i64) -> Result<Readiness, Failure> {
         let deadline = Instant::now() + self.parts.config.start_timeout;
         let mut looked = Instant::now();
         let mut pause = Duration::from_millis(5);
         loop {
             let away = match self.parts.peers.readiness(row.id).await {
-                Ok(ready) if ready.config_generation == wanted => return Ok(()),
+                Ok(ready) if ready.config_generation == wanted => return Ok(ready),
                 Ok(ready) => return Err(Failure::OldConfig { runs: ready.config_generation, wanted }),
                 // The router is there and says that the instance is not, or the instance says that it is not ready.
                 Err(service::CallError::Refused { problem, .. }) if problem.code != "service_token_required" => None,
@@ -110,7 +120,11 @@ impl Inner {
             self.identify(row, identity).await?;
             let assertion = identity.as_ref().map(|identity| identity.assertion.expose_secret().to_owned());
             let failure = match self.parts.peers.take_owner(row.id, assertion.unwrap_or_default()).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    // The token is spent: should it be needed again, it must be another.
+                    *identity = None;
+                    return Ok(());
+                }
                 Err(error) => Failure::of_call(error),
             };
             if let Failure::Refused(_) = failure {

@@ -21,7 +21,7 @@ use super::{
     backoff::Backoff,
     failure::Failure,
     outcome::{self, Context},
-    steps::Identity,
+    steps::{Healthy, Identity},
 };
 use crate::{
     chain,
@@ -103,7 +103,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         mailbox: &mailbox,
         pending: Progress::default(),
         identity: None,
-        run: None,
+        healthy: None,
         old_runs: 0,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
         told_away: false,
@@ -140,8 +140,8 @@ pub(super) struct Worker<'a> {
     pub(super) pending: Progress,
     /// The one-time token's counterpart, for taking the owner.
     pub(super) identity: Option<Identity>,
-    /// The run that was found healthy in this round.
-    pub(super) run: Option<String>,
+    /// What was found healthy in this round.
+    pub(super) healthy: Option<Healthy>,
     /// How often in a row it came up with an older configuration than the one that is there.
     old_runs: u32,
     /// How long to wait for something outside of this instance.
@@ -152,7 +152,7 @@ pub(super) struct Worker<'a> {
 impl Worker<'_> {
     async fn round(&mut self, id: InstanceId, endless: bool) -> Next {
         self.pending = Progress::default();
-        self.run = None;
+        self.healthy = None;
         let mut row = match self.inner.read(id).await {
             Ok(row) => row,
             Err(registry::Error::NotFound) => return Next::Rest,
@@ -242,6 +242,11 @@ impl Worker<'_> {
                 self.pending.then(after);
             }
             rest = &rest[at_once.len()..];
+            if row.registered && self.healthy.as_ref().is_some_and(|healthy| !healthy.registered) {
+                tracing::warn!("it is without its owner and identity: its data was lost, or restored from before");
+                self.pending.then(outcome::registration_lost());
+                break;
+            }
         }
         let last = steps.last().cloned().unwrap_or(Step::Settle(crate::plan::Goal::Ready));
         self.write(row).await.map_err(|stop| (last, stop))
@@ -274,8 +279,8 @@ impl Worker<'_> {
                     };
                     // Each is brought to its end, also when another failed.
                     let (acted, identified) = tokio::join!(join_all(acts), identify);
-                    let runs: Result<Vec<_>, Failure> = acted.into_iter().collect();
-                    runs.and_then(|runs| identified.map(|()| runs.into_iter().flatten().next()))
+                    let found: Result<Vec<_>, Failure> = acted.into_iter().collect();
+                    found.and_then(|found| identified.map(|()| found.into_iter().flatten().next()))
                 }
             }
         };
@@ -290,8 +295,8 @@ impl Worker<'_> {
             Some(next) => *row = next,
             None => return Err(Stop::Superseded),
         }
-        if let Some(run) = acted? {
-            self.run = Some(run);
+        if let Some(healthy) = acted? {
+            self.healthy = Some(healthy);
         }
         Ok(())
     }
@@ -306,7 +311,7 @@ impl Worker<'_> {
         meaning(&Context {
             now_ms: parts.registry.now_ms(),
             began_ms: self.inner.began_ms,
-            run: self.run.as_deref(),
+            run: self.healthy.as_ref().map(|healthy| healthy.run.as_str()),
             wait_ms: &wait_ms,
         })
     }

@@ -93,6 +93,11 @@ impl Neighbours {
         self.state.read_before.lock().unwrap().push_back(generation);
     }
 
+    /// Lets the instance's data be lost: it does not know its owner any more.
+    pub fn forget_owner(&self, id: InstanceId) {
+        self.state.owners.lock().unwrap().remove(&id);
+    }
+
     pub fn owners_taken(&self, id: InstanceId) -> usize {
         self.state.owners.lock().unwrap().get(&id).copied().unwrap_or(0)
     }

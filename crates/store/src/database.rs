@@ -12,7 +12,9 @@ pub enum Database {
     Sqlite(PathBuf),
     /// One schema of a PostgreSQL database, so that several services can share the database.
     Postgres {
-        /// `postgres://user:password@host:port/database`, as sqlx reads it.
+        /// `postgres://user:password@host:port/database`, as sqlx reads it. As with libpq, `?sslmode=` says whether to speak
+        /// TLS (`prefer`, where nothing is said) and what to check: `require` nothing, `verify-full` the certificate and
+        /// its name, against the public authorities and those in the file `sslrootcert=`.
         url: SecretString,
         /// The schema, created where it is missing: up to 63 letters, digits, `_` and `-`, not beginning with `pg_`.
         schema: String,

@@ -17,11 +17,8 @@ use tokio::{
 
 use crate::{Portal, session::Person};
 
-/// How many of the last events are kept: more than any bring-up has.
+/// How many of the last events are read and kept: more than any bring-up has.
 const KEPT: usize = 60;
-/// How many events a page of deploy-control's has, and how many pages are read.
-const PAGE: usize = 200;
-const PAGES: usize = 50;
 /// A stream ends after this, so that a browser's session is looked at again.
 const LIFE: Duration = Duration::from_secs(600);
 /// Between two attempts to reach deploy-control.
@@ -89,20 +86,11 @@ impl Observed {
 
     /// Events are an extra: without them the state is still right.
     async fn read_events(&mut self, portal: &Portal, person: &Person) {
-        for _ in 0..PAGES {
-            let path = events_path(person, "", self.last_seq());
-            match portal.deploy().get::<EventList>(&path).await {
-                Ok(list) => {
-                    let full = list.events.len() >= PAGE;
-                    self.add(list.events);
-                    if !full {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::info!(cause = format!("{:#}", anyhow::Error::from(error)), "events could not be read");
-                    return;
-                }
+        let path = events_path(person, "", &format!("last={KEPT}"));
+        match portal.deploy().get::<EventList>(&path).await {
+            Ok(list) => self.add(list.events),
+            Err(error) => {
+                tracing::info!(cause = format!("{:#}", anyhow::Error::from(error)), "events could not be read");
             }
         }
     }
@@ -121,8 +109,8 @@ impl Known {
     }
 }
 
-fn events_path(person: &Person, end: &str, after: i64) -> String {
-    format!("/api/instances/{}/events{end}?account_id={}&after={after}", person.instance_id, person.session.account_id)
+fn events_path(person: &Person, end: &str, which: &str) -> String {
+    format!("/api/instances/{}/events{end}?account_id={}&{which}", person.instance_id, person.session.account_id)
 }
 
 /// The instance now, and again at every change; until nobody listens, the portal ends, or ten minutes are over.
@@ -165,7 +153,7 @@ async fn listen(
     to: &Sender<Observed>,
 ) -> Result<(), CallError> {
     let deploy = portal.deploy();
-    let path = events_path(person, "/stream", observed.last_seq());
+    let path = events_path(person, "/stream", &format!("after={}", observed.last_seq()));
     let request = deploy.request(Method::GET, &path).header("accept", "text/event-stream");
     let Ok(response) = timeout(Duration::from_secs(15), deploy.send(request)).await else { return Ok(()) };
     let mut body = response?.bytes_stream();

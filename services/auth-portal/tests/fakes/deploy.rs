@@ -40,6 +40,8 @@ pub struct Inner {
     pub providers: Vec<ProviderConfig>,
     /// Actions asked for.
     pub actions: Vec<String>,
+    /// How often events were listed.
+    pub event_lists: usize,
     /// How many streams are open.
     pub streams: usize,
 }
@@ -191,14 +193,21 @@ async fn act(
 }
 
 #[derive(Deserialize)]
-struct After {
+struct Which {
     account_id: AccountId,
+    #[serde(default)]
     after: i64,
+    last: Option<usize>,
 }
 
-async fn events(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<After>) -> Response {
+async fn events(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<Which>) -> Response {
     let Some((_, log)) = deploy.of(id, query.account_id) else { return unknown() };
-    let events = log.into_iter().filter(|event| event.seq > query.after).take(200).collect();
+    deploy.inner.lock().event_lists += 1;
+    let mut events: Vec<Event> = log.into_iter().filter(|event| event.seq > query.after).collect();
+    match query.last {
+        Some(last) => drop(events.drain(..events.len().saturating_sub(last.min(200)))),
+        None => events.truncate(200),
+    }
     Json(EventList { events }).into_response()
 }
 
@@ -211,7 +220,7 @@ impl Drop for Open {
     }
 }
 
-async fn follow(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<After>) -> Response {
+async fn follow(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<Which>) -> Response {
     if deploy.of(id, query.account_id).is_none() {
         return unknown();
     }

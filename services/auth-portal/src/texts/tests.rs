@@ -150,11 +150,109 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
     ] {
         keys.push(format!("instance_error.{code}"));
     }
+    // What the router says of an instance that it cannot hand a call to.
+    keys.extend(["instance_unreachable", "instance_timeout", "instance_broken"].map(|code| format!("error.{code}")));
     for key in keys {
         assert!(t.get(&key).is_some(), "{key}");
     }
     for phase in phases {
         assert_eq!(serde_json::to_value(phase).unwrap(), crate::view::phase_name(phase));
+    }
+}
+
+/// What is code, without its tests.
+fn code_of(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder), &mut found);
+    found.retain(|(path, _)| path.ends_with(".rs") && !path.contains("/tests"));
+    for (_, text) in &mut found {
+        let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+        text.truncate(end);
+    }
+    found
+}
+
+/// The literals of a stretch of code that look like a stable code.
+fn codes_in(text: &str) -> impl Iterator<Item = &str> {
+    let literals = text.split('"').skip(1).step_by(2);
+    literals.filter(|literal| {
+        !literal.is_empty() && literal.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && !literal.starts_with('_')
+    })
+}
+
+/// The stretch from the end of `mark` to the parenthesis or brace that closes what it opened.
+fn inside(text: &str, open: char, close: char) -> &str {
+    let mut depth = 1;
+    for (at, c) in text.char_indices() {
+        depth += i32::from(c == open) - i32::from(c == close);
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("never closed: {text:.60}");
+}
+
+/// Every code that a part refuses with: of the calls that make problems, and of functions that name a code.
+fn refusals(folder: &str) -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    for (path, text) in code_of(folder) {
+        // What comes before the code among a call's literals: nothing, or the field's name.
+        for (call, before) in [("Problem::new(", 0), ("Problem::field(", 1), ("not_found(", 0), ("Self::new(", 0)] {
+            for (at, _) in text.match_indices(call) {
+                let arguments = inside(&text[at + call.len()..], '(', ')');
+                codes.extend(codes_in(arguments).nth(before).map(str::to_owned));
+            }
+        }
+        for name in ["fn code(", "fn own_code("] {
+            for (at, _) in text.match_indices(name) {
+                let Some((_, body)) = text[at..].split_once('{') else { panic!("{path}: {name} has no body") };
+                // One word is a kind's name, not a refusal's.
+                let words = codes_in(inside(body, '{', '}')).filter(|code| code.contains('_'));
+                codes.extend(words.map(str::to_owned));
+            }
+        }
+    }
+    codes
+}
+
+#[test]
+fn every_code_that_a_service_refuses_with_has_its_words() {
+    let parts = [
+        // What is looked for is found: a few of each, made in each of the ways.
+        (refusals("services/authz/src"), &["bad_credentials", "email_taken", "password_weak", "locale_unknown"][..]),
+        (refusals("services/deploy-control/src"), &["instance_not_found", "slug_taken"]),
+        (refusals("services/auth-portal/src"), &["wrong_origin", "session_ended", "method_not_allowed"]),
+        (refusals("crates/service/src"), &["unavailable", "internal", "invalid_request", "service_token_required"]),
+        (refusals("crates/contracts/src"), &["slug_hyphen", "provider_key_missing"]),
+    ];
+    let texts = all_keys(Locale::ZhCn);
+    for (codes, known) in parts {
+        for code in known {
+            assert!(codes.contains(*code), "{code} is not found among {codes:?}");
+        }
+        for code in codes {
+            assert!(texts.contains(&format!("error.{code}")), "there is no text for {code}");
+        }
+    }
+}
+
+#[test]
+fn every_failure_of_an_instance_has_its_words() {
+    let mut codes = BTreeSet::new();
+    for (_, text) in code_of("services/deploy-control/src/reconcile") {
+        for (at, mark) in text.match_indices("InstanceError {") {
+            codes.extend(codes_in(inside(&text[at + mark.len()..], '{', '}')).map(str::to_owned));
+        }
+        for (at, mark) in text.match_indices(": &str = ") {
+            codes.extend(codes_in(text[at + mark.len()..].lines().next().unwrap_or_default()).map(str::to_owned));
+        }
+    }
+    for known in ["engine_unavailable", "image_missing", "crash_loop", "config_not_accepted", "not_healthy_in_time"] {
+        assert!(codes.contains(known), "{known} is not found among {codes:?}");
+    }
+    let texts = all_keys(Locale::ZhCn);
+    for code in codes {
+        assert!(texts.contains(&format!("instance_error.{code}")), "there is no text for {code}");
     }
 }
 

@@ -63,6 +63,9 @@ pub async fn applying(State(portal): State<Portal>, visit: Visit) -> Result<Resp
         Err(way) => return Ok(*way),
     };
     let observed = Observed::now(&portal, &person).await;
+    if let Some(way) = not_there_yet(&observed) {
+        return Ok(way);
+    }
     live_page(&visit, View::Applying, &observed, String::new())
 }
 
@@ -73,10 +76,15 @@ pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response
         Err(way) => return Ok(*way),
     };
     let observed = Observed::now(&portal, &person).await;
-    if matches!(observed.known, Known::Waiting | Known::Refused(_)) {
-        return Ok(see_other("/progress"));
+    if let Some(way) = not_there_yet(&observed) {
+        return Ok(way);
     }
     live_page(&visit, View::Instance, &observed, String::new())
+}
+
+/// The way to the bring-up's page, while deploy-control has no such instance.
+fn not_there_yet(observed: &Observed) -> Option<Response> {
+    matches!(observed.known, Known::Waiting | Known::Refused(_)).then(|| see_other("/progress"))
 }
 
 /// Which page asks.
@@ -107,6 +115,10 @@ pub async fn act(
     }
     let body = OnBehalfOf { account_id: person.session.account_id };
     let path = format!("/api/instances/{}/{action}", person.instance_id);
-    portal.deploy().post::<Instance>(&path, &body).await?;
-    Ok(see_other(if from == "progress" { "/progress" } else { "/instance" }))
+    match portal.deploy().post::<Instance>(&path, &body).await {
+        Ok(_) => Ok(see_other(if from == "progress" { "/progress" } else { "/instance" })),
+        // It is still to be made, such as after a second press of "try again": its page tells how far that is.
+        Err(error) if error.code() == Some("instance_not_found") => Ok(see_other("/progress")),
+        Err(error) => Err(error.into()),
+    }
 }

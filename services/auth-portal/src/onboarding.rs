@@ -94,8 +94,11 @@ fn choices(chosen: ProviderKind, texts: Texts) -> Vec<Choice> {
 
 /// `GET /onboarding`.
 pub async fn page(visit: Visit) -> Result<Response, Problem> {
-    if let Err(way) = visit.person(Next::Onboarding) {
-        return Ok(*way);
+    match visit.person(Next::Onboarding) {
+        // There is nothing to give a provider to, and what to do about that stands there.
+        Ok(person) if person.session.instance_error.is_some() => return Ok(see_other("/progress")),
+        Ok(_) => {}
+        Err(way) => return Ok(*way),
     }
     let kind = ProviderKind::Openai;
     let l = visit.layout();
@@ -185,6 +188,9 @@ async fn save(
     let body = ConfigureProvider { account_id: person.session.account_id, instance_id: person.instance_id, provider };
     match portal.deploy().post::<Instance>("/api/instances/configure-provider", &body).await {
         Ok(_) => Ok(see_other("/applying")),
+        Err(error) if error.code() == Some("instance_not_found") && person.session.instance_error.is_some() => {
+            Ok(see_other("/progress"))
+        }
         Err(error) => {
             let texts = shown.l.texts;
             shown.faults = match error.code() {

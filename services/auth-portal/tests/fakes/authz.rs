@@ -65,6 +65,10 @@ pub struct Inner {
     pub made: usize,
     /// deploy-control is not told of new accounts.
     pub hold: bool,
+    /// deploy-control refuses accounts' instances so, for good.
+    pub refuse_delivery: Option<&'static str>,
+    /// How often somebody asked for another attempt.
+    pub retries: usize,
     /// How often the availability of a name was asked.
     pub asked: Vec<String>,
 }
@@ -119,7 +123,7 @@ impl Authz {
             email: account.email.clone(),
             slug: account.slug.clone(),
             instance_id: account.instance,
-            instance_error: None,
+            instance_error: inner.refuse_delivery.filter(|_| account.instance.is_some()).map(str::to_owned),
             locale: account.locale.clone(),
             expires_at_ms: self.clock.now_ms() + 7 * 86_400_000,
         };
@@ -198,7 +202,7 @@ async fn register(State(authz): State<Authz>, headers: HeaderMap, Json(body): Js
     inner.accounts.push(account.clone());
     let signed_in = authz.begin(&mut inner, &account);
     inner.by_key.insert(key, (print, signed_in.session_token.expose_secret().into()));
-    if !inner.hold {
+    if !inner.hold && inner.refuse_delivery.is_none() {
         authz.deploy.accept(account.id, account.instance.unwrap(), slug);
     }
     (StatusCode::CREATED, Json(signed_in)).into_response()
@@ -280,12 +284,18 @@ async fn change_password(State(authz): State<Authz>, Json(body): Json<ChangePass
 
 async fn retry_delivery(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
     let mut inner = authz.inner.lock();
-    let Some(session) = inner.sessions.get_mut(body.session_token.expose_secret()) else {
+    let Some(session) = inner.sessions.get(body.session_token.expose_secret()).cloned() else {
         return problem(401, "session_ended", None);
     };
-    session.instance_error = None;
-    authz.deploy.accept(session.account_id, session.instance_id.unwrap(), session.slug.clone().unwrap());
-    Json(session.clone()).into_response()
+    inner.retries += 1;
+    let refused = inner.refuse_delivery.map(str::to_owned);
+    for other in inner.sessions.values_mut().filter(|other| other.account_id == session.account_id) {
+        other.instance_error.clone_from(&refused);
+    }
+    if refused.is_none() && !inner.hold {
+        authz.deploy.accept(session.account_id, session.instance_id.unwrap(), session.slug.clone().unwrap());
+    }
+    Json(Session { instance_error: refused, ..session }).into_response()
 }
 
 async fn logout(State(authz): State<Authz>, Json(body): Json<Logout>) -> Response {

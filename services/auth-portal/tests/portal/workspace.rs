@@ -49,24 +49,87 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn an_instance_that_was_refused_is_a_failure_to_see_and_to_try_again() {
+async fn a_sign_up_that_is_refused_for_good_says_so_on_every_page_until_a_retry_works() {
     let house = House::new().await;
-    house.authz.inner.lock().hold = true;
+    house.authz.inner.lock().refuse_delivery = Some("slug_taken");
     let mut browser = Browser::new(&house);
-    browser.register("alice", "alice@example.com", PASSWORD).await;
-    browser.get("/progress").await.shows("waiting for its turn");
-    let token = browser.session().unwrap().to_owned();
-    house.authz.inner.lock().sessions.get_mut(&token).unwrap().instance_error = Some("slug_taken".into());
-    assert_eq!(browser.get("/instance").await.location.as_deref(), Some("/progress"));
+    let page = browser.register("alice", "alice@example.com", PASSWORD).await;
+    assert_eq!(page.location.as_deref(), Some("/progress"), "the account is there all the same");
     let page = browser.get("/progress").await;
     page.shows("Your workspace could not be started.");
     page.shows("did not accept your new workspace");
     page.shows("slug_taken");
+    page.shows("Try again");
     assert!(!page.body.contains("http-equiv=\"refresh\""), "nothing follows by itself");
-    let there = browser.post("/instance/retry", &[("from", "progress")]).await.location;
-    assert_eq!(there.as_deref(), Some("/progress"));
+    let chinese = browser.clone().chinese().get("/progress").await;
+    chinese.shows("工作区未能启动");
+    chinese.shows("服务器没有接受你的新工作区");
+    for path in ["/instance", "/applying", "/onboarding"] {
+        assert_eq!(browser.get(path).await.location.as_deref(), Some("/progress"), "{path}");
+    }
+    let save = [("kind", "openai"), ("base_url", ""), ("model", "m"), ("api_key", "sk-0123456789"), ("action", "save")];
+    assert_eq!(browser.post("/onboarding", &save).await.location.as_deref(), Some("/progress"));
+    // The same in a new session, and after signing in elsewhere.
+    let mut elsewhere = Browser::new(&house);
+    elsewhere.login("alice", PASSWORD).await;
+    elsewhere.get("/progress").await.shows("could not be started");
+
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    stream.until("could not be started").await;
+    let retry = [("from", "progress")];
+    // authz away, then refused once more: each is said, and nothing is lost.
+    house.authz.refuse(("/portal/retry-delivery", 503, "unavailable", None, Some(5)));
+    let page = browser.post("/instance/retry", &retry).await;
+    assert_eq!(page.status.as_u16(), 503);
+    page.shows("Not available right now");
+    house.authz.inner.lock().refuse_delivery = Some("instance_id_taken");
+    assert_eq!(browser.post("/instance/retry", &retry).await.location.as_deref(), Some("/progress"));
+    browser.get("/progress").await.shows("instance_id_taken");
+    assert!(house.deploy.inner.lock().instances.is_empty());
+
+    house.authz.inner.lock().refuse_delivery = None;
+    assert_eq!(browser.post("/instance/retry", &retry).await.location.as_deref(), Some("/progress"));
     assert_eq!(house.deploy.only().slug.as_str(), "alice");
-    assert!(!browser.get("/progress").await.body.contains("slug_taken"));
+    // The page that was open all the time goes on by itself, and so does a second press.
+    stream.until("waiting for its turn").await;
+    let again = browser.post("/instance/retry", &retry).await;
+    assert_eq!((again.status.as_u16(), again.location.as_deref()), (303, Some("/progress")));
+    assert_eq!(house.authz.inner.lock().retries, 2, "the third press was for deploy-control");
+    house.deploy.ready();
+    assert_eq!(stream.until("/onboarding").await["go"], "/onboarding");
+    elsewhere.get("/instance").await.shows("Everything is fine");
+}
+
+#[tokio::test]
+async fn a_retry_before_deploy_control_has_heard_of_it_leads_to_the_progress() {
+    let house = House::new().await;
+    house.authz.inner.lock().refuse_delivery = Some("slug_taken");
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    // The retry is taken, and deploy-control is told later.
+    {
+        let mut inner = house.authz.inner.lock();
+        (inner.refuse_delivery, inner.hold) = (None, true);
+    }
+    for press in 1..=2 {
+        let page = browser.post("/instance/retry", &[("from", "progress")]).await;
+        assert_eq!((page.status.as_u16(), page.location.as_deref()), (303, Some("/progress")), "press {press}");
+    }
+    browser.get("/progress").await.shows("waiting for its turn");
+}
+
+#[tokio::test]
+async fn an_open_page_hears_of_a_refusal_that_comes_later() {
+    let house = House::new().await;
+    house.authz.inner.lock().hold = true;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    stream.until("waiting for its turn").await;
+    let token = browser.session().unwrap().to_owned();
+    house.authz.inner.lock().sessions.get_mut(&token).unwrap().instance_error = Some("slug_taken".into());
+    let message = stream.until("could not be started").await;
+    assert!(message["html"].as_str().unwrap().contains("slug_taken"));
 }
 
 #[tokio::test]
@@ -229,7 +292,9 @@ async fn only_the_last_events_are_shown_however_many_there_are() {
     let mut browser = alice(&house).await;
     house.deploy.step(Phase::Ready, &[EventCode::Recovered; 450]);
     house.deploy.step(Phase::Ready, &[EventCode::EngineBack]);
+    let before = house.deploy.inner.lock().event_lists;
     let page = browser.get("/instance").await;
+    assert_eq!(house.deploy.inner.lock().event_lists - before, 1, "one question, however many there are");
     assert_eq!(page.body.matches("<time").count(), 10);
     let first = page.body.split("<time").nth(1).unwrap();
     assert!(first.contains("The host machine answers again"), "{first}");

@@ -6,7 +6,10 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::process::Command;
 
-use crate::{engine::parse_version, stack::Stack};
+use crate::{
+    engine::parse_version,
+    stack::{Stack, host_addresses},
+};
 
 /// The oldest docker-compose that waits for `service_completed_successfully`.
 const OLDEST: (usize, usize) = (1, 29);
@@ -78,6 +81,8 @@ impl Compose {
             // Relative in the file, absolute in a mount.
             .env("BEAVER_DATA_DIR", &stack.data_dir)
             .env("BEAVER_DOCKER_SOCKET", &socket)
+            // From inside its container the router sees none of the host's interfaces.
+            .env("BEAVER_HOST_ADDRESSES", stack.host_addresses(&host_addresses()))
             .env("DOCKER_HOST", format!("unix://{}", socket.display()))
             .env("COMPOSE_PROJECT_NAME", &stack.prefix)
             .env("COMPOSE_ANSI", "never")

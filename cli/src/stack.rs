@@ -164,6 +164,16 @@ impl Stack {
         Ok(secrets)
     }
 
+    /// `BEAVER_HOST_ADDRESSES` as the router shall know it: what the settings say and what was found on the host.
+    pub fn host_addresses(&self, found: &[String]) -> String {
+        let given = self.env.optional("BEAVER_HOST_ADDRESSES").unwrap_or_default();
+        let given = given.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let mut all: Vec<&str> = given.chain(found.iter().map(String::as_str)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.join(",")
+    }
+
     /// The name of a service's container.
     pub fn container(&self, service: Service) -> String {
         if service.name == "router-proxy" {
@@ -203,6 +213,28 @@ impl Stack {
 /// The shell's environment.
 pub fn shell() -> BTreeMap<String, String> {
     settings::Env::from_process().given().clone()
+}
+
+/// The shell's environment as far as a new settings file takes it over, and with it this host's public addresses: for
+/// compose by itself, which cannot look for them.
+pub fn shell_and_host() -> BTreeMap<String, String> {
+    let mut shell = shell();
+    let found = host_addresses().join(",");
+    if !found.is_empty() {
+        shell.entry("BEAVER_HOST_ADDRESSES".to_owned()).or_insert(found);
+    }
+    shell
+}
+
+/// The public addresses of this host's interfaces; none, and said, when they cannot be listed.
+pub fn host_addresses() -> Vec<String> {
+    match router_proxy::egress::own::public_of_interfaces() {
+        Ok(found) => found.iter().map(ToString::to_string).collect(),
+        Err(error) => {
+            eprintln!("! this host's own addresses cannot be listed ({error}): set BEAVER_HOST_ADDRESSES");
+            Vec::new()
+        }
+    }
 }
 
 fn ours(key: &str) -> bool {
@@ -271,6 +303,15 @@ mod tests {
         let (path, named) = stack(&[], &[("DOCKER_HOST", "unix:///run/user/1000/docker.sock")]).socket().unwrap();
         assert_eq!((path.as_path(), named), (Path::new("/run/user/1000/docker.sock"), true));
         assert!(!stack(&[], &[]).socket().unwrap().1);
+    }
+
+    #[test]
+    fn the_hosts_addresses_are_those_given_and_those_found() {
+        let found = ["93.184.216.34/32".to_owned(), "2606:4700::/64".to_owned()];
+        assert_eq!(stack(&[], &[]).host_addresses(&found), "2606:4700::/64,93.184.216.34/32");
+        let both = stack(&[("BEAVER_HOST_ADDRESSES", "198.51.100.7, 93.184.216.34/32,")], &[]);
+        assert_eq!(both.host_addresses(&found), "198.51.100.7,2606:4700::/64,93.184.216.34/32");
+        assert_eq!(stack(&[], &[]).host_addresses(&[]), "");
     }
 
     #[test]

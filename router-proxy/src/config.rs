@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use settings::{Env, PublicAddress};
 use url::Url;
 
-use crate::egress::Rules;
+use crate::egress::{Rules, own};
 
 /// Everything the router is told at start.
 #[derive(Clone)]
@@ -36,6 +36,10 @@ pub struct Config {
     pub issuer: String,
     /// What instances may reach.
     pub egress: Rules,
+    /// Addresses of this host that it cannot see by itself.
+    pub own_addresses: Vec<IpNet>,
+    /// Names by which people reach this host.
+    pub own_names: Vec<String>,
 }
 
 impl Config {
@@ -50,13 +54,16 @@ impl Config {
         if !base_domains.contains(&behind) {
             base_domains.push(behind);
         }
+        let mut own_addresses: Vec<IpNet> = networks(env, "BEAVER_HOST_ADDRESSES")?;
+        let (own_names, written) = own::of_public(&public, &base_domains);
+        own_addresses.extend(written);
         Ok(Self {
             listen: env.parse("ROUTER_LISTEN")?,
             internal_listen: env.parse("ROUTER_INTERNAL_LISTEN")?,
             data_dir: PathBuf::from(env.string("BEAVER_DATA_DIR")?),
             public,
             base_domains,
-            trusted_proxies: env.list::<Network>("BEAVER_TRUSTED_PROXIES")?.into_iter().map(|n| n.0).collect(),
+            trusted_proxies: networks(env, "BEAVER_TRUSTED_PROXIES")?,
             internal_tokens: env.live_secrets("BEAVER_ROUTER_INTERNAL_TOKEN", &[])?,
             deploy_url: env.url("BEAVER_DEPLOY_URL")?,
             deploy_token: env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
@@ -67,8 +74,14 @@ impl Config {
                 allow: env.list("BEAVER_EGRESS_ALLOW")?,
                 deny: env.list("BEAVER_EGRESS_DENY")?,
             },
+            own_addresses,
+            own_names,
         })
     }
+}
+
+fn networks(env: &Env, key: &str) -> Result<Vec<IpNet>, settings::Error> {
+    Ok(env.list::<Network>(key)?.into_iter().map(|network| network.0.trunc()).collect())
 }
 
 /// A CIDR, or an address that stands for itself alone.

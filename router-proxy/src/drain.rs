@@ -1,4 +1,4 @@
-//! Ending: no new work, ten seconds for what is under way, then the rest is cut.
+//! Ending: no new work, idle connections closed at once, ten seconds for what is under way, then the rest is cut.
 
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ impl Drain {
         Self { stop, cut: CancellationToken::new(), tracker: TaskTracker::new() }
     }
 
-    /// Waits for the end of every task, and makes it come.
+    /// Waits until the end is asked for and every task has ended, and makes that come.
     pub async fn finish(self) {
+        self.stop.cancelled().await;
         self.tracker.close();
         if tokio::time::timeout(GRACE, self.tracker.wait()).await.is_err() {
             tracing::warn!(after_s = GRACE.as_secs(), tasks = self.tracker.len(), "what is still open is cut");

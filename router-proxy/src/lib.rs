@@ -1,6 +1,7 @@
 //! The router: the public edge before every workspace, the other services' way to instances, and each instance's doors
 //! out. See `router-proxy/README.md`.
 
+mod activity;
 pub mod body;
 pub mod config;
 mod doors;
@@ -24,7 +25,7 @@ use tokio::net::TcpListener;
 
 use config::Config;
 use drain::Drain;
-use egress::{Egress, Network};
+use egress::{Egress, Network, Own, dial::Dialer, tenant::Tenants};
 use identity::Identity;
 use owner::Owners;
 use routes::{Table, disk, feed};
@@ -113,8 +114,11 @@ impl Router {
         let drain = Drain::new(stop.clone());
         let config = &app.config;
         let client = ServiceClient::new("deploy-control", config.deploy_url.clone(), config.deploy_token.clone());
-        let egress = Egress::new(config.egress.clone(), network);
-        let doors = doors::Doors::new(Arc::clone(&app), egress, Identity::new(&config.authz_url), drain.clone());
+        let own = Arc::new(Own::new(config.own_addresses.clone(), config.own_names.clone(), Arc::clone(&network)));
+        drain.tracker.spawn(Arc::clone(&own).keep(stop.clone()));
+        let egress = Egress::new(Dialer::new(config.egress.clone(), network, own));
+        let identity = Identity::new(&config.authz_url);
+        let doors = doors::Doors::new(Arc::clone(&app), egress, Tenants::default(), identity, drain.clone());
 
         let feed = feed::follow(client, Arc::clone(&app.table), Entropy::system(), stop.clone());
         drain.tracker.spawn(feed);
@@ -124,11 +128,13 @@ impl Router {
         drain.tracker.spawn(sweep(app.upstream.clone(), stop.clone()));
         drain.tracker.spawn(edge::serve(Arc::clone(&app), edge, drain.clone()));
 
-        let served = service::serve(internal, internal::router(app), stop.clone()).await;
-        if served.is_err() {
+        let serving = async {
+            let served = service::serve(internal, internal::router(app), stop.clone()).await;
             stop.cancel();
-        }
-        drain.finish().await;
+            served
+        };
+        // Side by side: one after the other they would take twice as long to end.
+        let (served, ()) = tokio::join!(serving, drain.finish());
         served.context("the internal listener")
     }
 }

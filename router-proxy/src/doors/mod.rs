@@ -17,7 +17,12 @@ use beneath::Root;
 use contracts::InstanceId;
 use tokio::time::Instant;
 
-use crate::{App, drain::Drain, egress::Egress, identity::Identity};
+use crate::{
+    App,
+    drain::Drain,
+    egress::{Egress, tenant::Tenants},
+    identity::Identity,
+};
 
 const EGRESS: &str = "egress.sock";
 const IDENTITY: &str = "identity.sock";
@@ -34,6 +39,7 @@ pub struct Doors {
     app: Arc<App>,
     run_dir: PathBuf,
     egress: Egress,
+    tenants: Tenants,
     identity: Identity,
     drain: Drain,
     open: HashMap<InstanceId, Open>,
@@ -49,9 +55,9 @@ struct Open {
 
 impl Doors {
     /// No doors yet.
-    pub fn new(app: Arc<App>, egress: Egress, identity: Identity, drain: Drain) -> Self {
+    pub fn new(app: Arc<App>, egress: Egress, tenants: Tenants, identity: Identity, drain: Drain) -> Self {
         let run_dir = app.config.data_dir.join("run");
-        Self { app, run_dir, egress, identity, drain, open: HashMap::new() }
+        Self { app, run_dir, egress, tenants, identity, drain, open: HashMap::new() }
     }
 
     /// Keeps them until the end is asked for.
@@ -91,12 +97,13 @@ impl Doors {
 
     fn close_unwanted(&mut self, wanted: &HashSet<InstanceId>) {
         let run_dir = &self.run_dir;
-        let upstream = &self.app.upstream;
+        let (upstream, tenants) = (&self.app.upstream, &self.tenants);
         self.open.retain(|id, door| {
             let keep = wanted.contains(id);
             if !keep {
                 door.close();
                 upstream.forget(*id);
+                tenants.forget(*id);
                 if let Ok(out) = out(run_dir, *id) {
                     for name in [EGRESS, IDENTITY] {
                         // Its folder is about to be removed anyway.
@@ -137,9 +144,9 @@ impl Doors {
             cut: self.drain.cut.child_token(),
             tracker: self.drain.tracker.clone(),
         };
-        let (proxy, of_tunnels) = (self.egress.clone(), drain.clone());
+        let (proxy, tenant, of_tunnels) = (self.egress.clone(), self.tenants.get(id), drain.clone());
         listen::spawn(egress, listen::EGRESS_CONNECTIONS, &drain, move |request| {
-            proxy.clone().handle(id, of_tunnels.clone(), request)
+            proxy.clone().handle(Arc::clone(&tenant), of_tunnels.clone(), request)
         });
         let authz = self.identity.clone();
         listen::spawn(identity, listen::IDENTITY_CONNECTIONS, &drain, move |request| authz.clone().handle(request));

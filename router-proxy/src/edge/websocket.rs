@@ -8,7 +8,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::Conn;
-use crate::drain::Drain;
+use crate::{
+    activity::{Activity, QUIET, Watched},
+    drain::Drain,
+};
 
 /// Whether a request asks for a WebSocket.
 pub fn is_asked<B>(request: &Request<B>) -> bool {
@@ -40,16 +43,16 @@ pub fn write(headers: &mut HeaderMap) {
 
 /// Copies both ways until both sides have ended; an end on one side is passed on and the other may go on.
 pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain) {
-    let cut = drain.cut.clone();
-    let stop = drain.stop.clone();
+    let of_tunnel = drain.clone();
     drain.tracker.spawn(async move {
         let open = metrics::gauge!("router_open_tunnels");
         open.increment(1.0);
+        let activity = Activity::new();
         tokio::select! {
-            () = cut.cancelled() => {}
-            // A WebSocket has no natural end to wait for; what is left of the grace is for it to notice.
-            () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(5)).await } => {}
-            ended = copy(client, instance) => if let Err(error) = ended {
+            () = of_tunnel.cut.cancelled() => {}
+            // A WebSocket has no natural end to wait for: at the end of the router, a pause is as good.
+            () = async { of_tunnel.stop.cancelled().await; activity.silent(QUIET).await } => {}
+            ended = copy(client, instance, &activity) => if let Err(error) = ended {
                 tracing::debug!(cause = format!("{error:#}"), "a tunnel ended");
             }
         }
@@ -58,8 +61,9 @@ pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &D
     });
 }
 
-async fn copy(client: OnUpgrade, instance: OnUpgrade) -> anyhow::Result<()> {
+async fn copy(client: OnUpgrade, instance: OnUpgrade, activity: &Arc<Activity>) -> anyhow::Result<()> {
     let (client, instance): (Upgraded, Upgraded) = tokio::try_join!(client, instance)?;
-    tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(instance)).await?;
+    let mut instance = Watched::new(TokioIo::new(instance), Arc::clone(activity));
+    tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut instance).await?;
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! Connecting: the name is resolved here, every address is checked, and the connection goes to the very address that was.
 
 use std::{
-    collections::HashSet,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
@@ -16,8 +14,11 @@ use tokio::{
 };
 
 use super::{
+    network::Network,
+    own::Own,
     rules::{Reason, Rules},
     target::{self, Target},
+    tenant::Tenant,
 };
 
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -26,51 +27,8 @@ const ALL: Duration = Duration::from_secs(15);
 const ONE: Duration = Duration::from_secs(5);
 /// Names may have many addresses; the first few must do.
 const MAX_ADDRESSES: usize = 8;
-/// Names that are resolved at once: the system's resolver takes a thread for each.
-const RESOLVING: usize = 64;
-/// How long the host's own addresses are taken for known.
-const OWN: Duration = Duration::from_secs(30);
-
-/// The network as the proxy uses it; a test has its own.
-pub trait Network: Send + Sync {
-    /// The addresses of a name.
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
-    /// A connection to exactly this address.
-    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
-    /// Whether an address is this host's own.
-    fn is_own(&self, address: IpAddr) -> bool;
-}
-
-/// The network of this host.
-#[derive(Default)]
-pub struct Host {
-    own: Mutex<Option<(Instant, HashSet<IpAddr>)>>,
-}
-
-impl Network for Host {
-    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()) })
-    }
-
-    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
-        Box::pin(TcpStream::connect(to))
-    }
-
-    fn is_own(&self, address: IpAddr) -> bool {
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if own.as_ref().is_none_or(|(since, _)| since.elapsed() > OWN) {
-            match if_addrs::get_if_addrs() {
-                Ok(interfaces) => *own = Some((Instant::now(), interfaces.iter().map(|i| i.ip()).collect())),
-                Err(error) => {
-                    tracing::warn!(%error, "this host's own addresses cannot be listed");
-                    // What is not known is not let out.
-                    return own.as_ref().is_none_or(|(_, addresses)| addresses.contains(&address));
-                }
-            }
-        }
-        own.as_ref().is_some_and(|(_, addresses)| addresses.contains(&address))
-    }
-}
+/// Names that are resolved at once, for all instances together.
+const RESOLVING: usize = 512;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -94,30 +52,32 @@ pub enum DialError {
 pub struct Dialer {
     rules: Arc<Rules>,
     network: Arc<dyn Network>,
+    own: Arc<Own>,
     resolving: Arc<Semaphore>,
 }
 
 impl Dialer {
-    /// A dialer by these rules, on this network.
-    pub fn new(rules: Rules, network: Arc<dyn Network>) -> Self {
-        Self { rules: Arc::new(rules), network, resolving: Arc::new(Semaphore::new(RESOLVING)) }
+    /// A dialer by these rules, on this network, of a host with these addresses.
+    pub fn new(rules: Rules, network: Arc<dyn Network>, own: Arc<Own>) -> Self {
+        Self { rules: Arc::new(rules), network, own, resolving: Arc::new(Semaphore::new(RESOLVING)) }
     }
 
-    /// Connects to the first of the target's addresses that is let out and answers.
+    /// Connects, for this instance, to the first of the target's addresses that is let out and answers.
     ///
     /// # Errors
     /// Each [`DialError`]; refused when no address is let out.
-    pub async fn dial(&self, target: &Target) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, tenant: &Tenant, target: &Target) -> Result<TcpStream, DialError> {
         let deadline = Instant::now() + ALL;
         self.rules.check_name(target).map_err(DialError::Refused)?;
         let found = match &target.host {
             target::Host::Address(address) => vec![*address],
-            target::Host::Name(name) => self.resolve(name).await?,
+            target::Host::Name(name) => self.resolve(tenant, name).await?,
         };
+        self.own.ready().await;
         let mut refused = None;
         let mut failed = None;
         for address in found.into_iter().take(MAX_ADDRESSES) {
-            if let Err(reason) = self.rules.check(target, address, self.network.is_own(address)) {
+            if let Err(reason) = self.rules.check(target, address, self.own.contains(address)) {
                 refused.get_or_insert(reason);
                 continue;
             }
@@ -136,10 +96,11 @@ impl Dialer {
         Err(failed.or(refused.map(DialError::Refused)).unwrap_or_else(no_address))
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, DialError> {
+    async fn resolve(&self, tenant: &Tenant, name: &str) -> Result<Vec<IpAddr>, DialError> {
+        // Its own turn first: whoever asks for slow names waits for them alone.
         let resolving = async {
             // Never closed.
-            let _turn = self.resolving.acquire().await;
+            let _turns = (tenant.resolving.acquire().await, self.resolving.acquire().await);
             self.network.resolve(name).await
         };
         match timeout(RESOLVE, resolving).await {
@@ -153,3 +114,6 @@ impl Dialer {
 fn no_address() -> DialError {
     DialError::Unresolvable(io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,15 @@
 
 pub mod address;
 pub mod dial;
+pub mod network;
+pub mod own;
 mod proxy;
+mod resolver;
 pub mod rules;
 pub mod target;
+pub mod tenant;
 
-pub use dial::{Host, Network};
+pub use network::{Host, Network};
+pub use own::Own;
 pub use proxy::{Egress, problem};
 pub use rules::Rules;

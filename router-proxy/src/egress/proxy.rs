@@ -14,11 +14,13 @@ use tokio::{
 use tokio_util::io::{InspectReader, InspectWriter};
 
 use super::{
-    dial::{DialError, Dialer, Network},
-    rules::{Reason, Rules},
+    dial::{DialError, Dialer},
+    rules::Reason,
     target::{Target, TargetError},
+    tenant::Tenant,
 };
 use crate::{
+    activity::{Activity, Watched},
     body::{Body, Passing, full},
     doors::listen::Place,
     drain::Drain,
@@ -41,20 +43,22 @@ struct Refusal {
 }
 
 impl Egress {
-    /// A proxy by these rules, on this network.
-    pub fn new(rules: Rules, network: Arc<dyn Network>) -> Self {
-        Self { dialer: Dialer::new(rules, network) }
+    /// A proxy that connects with this dialer.
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer }
     }
 
     /// Answers one request of an instance.
     pub async fn handle(
         self,
-        id: InstanceId,
+        tenant: Arc<Tenant>,
         drain: Drain,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
+        let id = tenant.id;
         let tunnel = request.method() == Method::CONNECT;
-        let answered = if tunnel { self.connect(id, drain, request).await } else { self.forward(id, request).await };
+        let answered =
+            if tunnel { self.connect(&tenant, drain, request).await } else { self.forward(&tenant, request).await };
         Ok(answered.unwrap_or_else(|refusal| {
             metrics::counter!("router_egress_refused_total", "instance" => id.to_string(), "code" => refusal.code)
                 .increment(1);
@@ -65,24 +69,29 @@ impl Egress {
 
     async fn connect(
         &self,
-        id: InstanceId,
+        tenant: &Tenant,
         drain: Drain,
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let target = target(request.uri(), None)?;
-        let stream = self.dial(&target).await?;
+        let stream = self.dial(tenant, &target).await?;
+        let id = tenant.id;
         let upgrade = hyper::upgrade::on(&mut request);
         let place = request.extensions_mut().remove::<Place>();
         let tracker = drain.tracker.clone();
         tracker.spawn(async move {
             let _place = place;
+            let activity = Activity::new();
+            let mut outside = Watched::new(counted(id, stream), Arc::clone(&activity));
             let tunnel = async {
                 let inside = upgrade.await?;
-                tokio::io::copy_bidirectional(&mut TokioIo::new(inside), &mut counted(id, stream)).await?;
+                tokio::io::copy_bidirectional(&mut TokioIo::new(inside), &mut outside).await?;
                 anyhow::Ok(())
             };
             tokio::select! {
                 () = drain.cut.cancelled() => {}
+                // Clients keep tunnels open for their next request: at the end of the router nobody waits for those.
+                () = async { drain.stop.cancelled().await; activity.settled().await } => {}
                 ended = tunnel => if let Err(error) = ended {
                     tracing::debug!(instance = %id, cause = format!("{error:#}"), "a tunnel ended");
                 }
@@ -91,7 +100,7 @@ impl Egress {
         Ok(Response::new(crate::body::empty()))
     }
 
-    async fn forward(&self, id: InstanceId, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn forward(&self, tenant: &Tenant, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         if request.uri().scheme_str() != Some("http") {
             return Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
@@ -101,7 +110,8 @@ impl Egress {
         }
         let target = target(request.uri(), Some(80))?;
         let authority = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-        let stream = self.dial(&target).await?;
+        let stream = self.dial(tenant, &target).await?;
+        let id = tenant.id;
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         headers::remove_hop_by_hop(&mut parts.headers);
@@ -128,8 +138,8 @@ impl Egress {
         Ok(response)
     }
 
-    async fn dial(&self, target: &Target) -> Result<TcpStream, Refusal> {
-        self.dialer.dial(target).await.map_err(|error| {
+    async fn dial(&self, tenant: &Tenant, target: &Target) -> Result<TcpStream, Refusal> {
+        self.dialer.dial(tenant, target).await.map_err(|error| {
             let (status, code, detail) = match &error {
                 DialError::Refused(reason) => {
                     let host = target.host.to_string();

@@ -82,6 +82,11 @@ fn parse_host(text: &str) -> Result<Host, TargetError> {
     Ok(Host::Name(name))
 }
 
+/// Whether a name is this host's loopback by definition (RFC 6761, section 6.3).
+pub fn is_local(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -315,3 +315,49 @@ async fn a_door_belongs_to_one_instance() {
     };
     assert!(refused(2), "{metrics}");
 }
+
+#[tokio::test]
+async fn the_hosts_own_addresses_are_refused_wherever_they_are_known_from() {
+    let real = outside().await;
+    let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 80);
+    let own = ["93.184.216.50", "93.184.216.77", "93.184.216.51", "93.184.216.52"];
+    let network = Arc::new(FakeNetwork {
+        names: [
+            ("portal.example.com", vec![address(own[2]).ip()]),
+            // The base domain itself leads nowhere: only the names below it do.
+            ("egress.apps.example.com", vec![address(own[3]).ip()]),
+            ("alice.apps.example.com", vec![address(own[3]).ip()]),
+            ("elsewhere.test", vec![address(own[0]).ip()]),
+            ("allowed.test", vec![address(own[2]).ip()]),
+        ]
+        .into(),
+        listeners: own.iter().map(|text| (address(text), real)).collect(),
+        ..FakeNetwork::default()
+    });
+    let env = vec![
+        ("BEAVER_HOST_ADDRESSES", "93.184.216.50, 93.184.216.64/26".to_owned()),
+        ("BEAVER_PORTAL_URL", "https://portal.example.com".to_owned()),
+        ("BEAVER_BASE_DOMAIN", "apps.example.com".to_owned()),
+        ("BEAVER_EGRESS_ALLOW", "allowed.test:80, 93.184.216.77:80".to_owned()),
+    ];
+    let house = House::with(Plan { env, network: Arc::clone(&network) as _, ..Plan::default() }).await;
+    let egress = house.run(1).join("out/egress.sock");
+    for target in [
+        "93.184.216.50:80",
+        "93.184.216.77:443",
+        "93.184.216.51:80",
+        "93.184.216.52:80",
+        "alice.apps.example.com:80",
+        "elsewhere.test:80",
+        "portal.example.com:80",
+    ] {
+        let answer = connect_to(&egress, target).await;
+        assert_eq!(answer.status, 403, "{target}: {}", answer.body);
+        assert!(answer.body.contains("this server itself"), "{target}: {}", answer.body);
+    }
+    assert!(network.dialled.lock().unwrap().is_empty());
+    for host in ["allowed.test", "93.184.216.77"] {
+        let get = format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(ask(&egress, get).await.status, 200, "{host}: the operator's rule lets it out");
+    }
+}

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::Context;
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -22,8 +23,20 @@ pub struct Browser {
     driver_url: String,
     session: String,
     http: reqwest::Client,
-    _driver: Child,
+    _driver: Group,
     _profile: TempDir,
+}
+
+/// The driver and the browser that it starts, which would outlive it: a process group of their own, ended as one.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Not waited for yet, so the id is still the driver's.
+        if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 /// How a page is looked at.
@@ -62,10 +75,12 @@ impl Browser {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .env("TMPDIR", profile.path())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
+            .map(Group)
             .context("chromedriver is needed (package chromium-driver)")?;
-        let mut lines = BufReader::new(driver.stdout.take().context("no output")?).lines();
+        let mut lines = BufReader::new(driver.0.stdout.take().context("no output")?).lines();
         let port = loop {
             let line = lines.next_line().await?.context("chromedriver ended at once")?;
             if let Some((_, port)) = line.split_once("started successfully on port ") {
@@ -354,5 +369,21 @@ mod tests {
         let seen = "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]";
         assert_eq!(browser.script(seen).await.unwrap(), json!([390, true]));
         browser.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_browser_outlives_it() {
+        let browser = Browser::start("en").await.unwrap();
+        let profile = browser._profile.path().display().to_string();
+        let left = || {
+            let commands = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+                let command = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+                Some(String::from_utf8_lossy(&command).into_owned())
+            });
+            commands.filter(|command| command.contains(&profile)).count()
+        };
+        assert!(left() > 0, "the search finds a running one");
+        drop(browser);
+        wait::until("its processes end", PATIENCE, || async { anyhow::Ok((left() == 0).then_some(())) }).await.unwrap();
     }
 }

@@ -48,7 +48,9 @@ async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {
     world.stopped(steps, &browsers).await?;
     world.restarts(steps, docker).await?;
     steps.check("SIGKILL of deploy-control in the middle of sign-ups", world.killed_in_the_middle(docker)).await;
+    let carol = Person::new("carol");
+    world.cannot_come_up(steps, &browsers.alice, docker, &carol).await?;
     steps.check("no secret, password or prompt is anywhere it does not belong", world.no_leaks(&keys)).await;
-    steps.check("nothing is doubled", faults::no_doubles(docker, stack.prefix(), 11)).await;
+    steps.check("nothing is doubled", faults::no_doubles(docker, stack.prefix(), 12)).await;
     Ok(())
 }

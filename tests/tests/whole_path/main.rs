@@ -3,6 +3,7 @@
 
 mod docker;
 mod engine_restart;
+mod failing;
 mod faults;
 mod journey;
 mod leaks;

@@ -12,7 +12,7 @@ use contracts::{
     deploy::Phase,
     routes::{Route, RouteMessage, RouteSnapshot, RouteState},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::registry::Row;
 
@@ -24,6 +24,8 @@ pub struct Hub {
     epoch: String,
     state: Mutex<State>,
     changes: broadcast::Sender<RouteMessage>,
+    /// Somebody follows the routes now who did not before.
+    joined: Notify,
 }
 
 #[derive(Default)]
@@ -42,7 +44,8 @@ struct Known {
 impl Hub {
     /// A hub that counts versions under this epoch, and begins with these rows.
     pub fn new(epoch: String, rows: &[Row]) -> Self {
-        let hub = Self { epoch, state: Mutex::default(), changes: broadcast::channel(BACKLOG).0 };
+        let hub =
+            Self { epoch, state: Mutex::default(), changes: broadcast::channel(BACKLOG).0, joined: Notify::new() };
         rows.iter().for_each(|row| hub.publish(row));
         hub
     }
@@ -84,7 +87,20 @@ impl Hub {
             version: state.version,
             routes: routes.filter(|route| route.state != RouteState::Deleted).collect(),
         };
-        (snapshot, self.changes.subscribe())
+        let changes = self.changes.subscribe();
+        self.joined.notify_waiters();
+        (snapshot, changes)
+    }
+
+    /// Waits until somebody follows the routes. What is published after that is passed on before anybody can ask about it.
+    pub async fn followed(&self) {
+        loop {
+            let joined = self.joined.notified();
+            if self.changes.receiver_count() > 0 {
+                return;
+            }
+            joined.await;
+        }
     }
 
     /// Something that changes whenever this instance's row does.

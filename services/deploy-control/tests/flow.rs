@@ -60,6 +60,19 @@ async fn an_instance_that_lost_its_owner_gets_it_again() {
 }
 
 #[tokio::test]
+async fn nobody_is_told_ready_before_the_router_can_know_the_way() {
+    let world = sqlite_world().await;
+    let (mut service, alice) = (world.start_followed(false).await, Person::named("alice"));
+    service.register(&alice).await;
+    let waits = service.until(&alice, "waiting for the router", |instance| instance.error.is_some()).await;
+    assert_ne!(waits.phase, Phase::Ready);
+    assert!(!service.codes(&alice).await.contains(&EventCode::Ready));
+    service.follow();
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((ready.error, world.engine.count("start", alice.id)), (None, 1), "it ran all the time");
+}
+
+#[tokio::test]
 async fn ten_at_once_all_arrive() {
     let world = sqlite_world().await;
     let service = world.start().await;

@@ -18,6 +18,9 @@ pub(super) enum Failure {
     /// A service that is needed is away; not this instance's fault.
     #[error("a service is away")]
     Away(#[source] CallError),
+    /// The router does not follow the routes, so nobody would find it; not this instance's fault.
+    #[error("no router follows the routes")]
+    Unrouted,
     /// authz or the instance does not take the registration.
     #[error("registration")]
     Refused(#[source] CallError),
@@ -76,7 +79,9 @@ impl Failure {
                 }
             },
             Self::Folders(_) => ("storage_failed", "The workspace's files could not be written."),
-            Self::Away(_) => ("registration_failed", "A part of the service is away; this is tried again by itself."),
+            Self::Away(_) | Self::Unrouted => {
+                ("registration_failed", "A part of the service is away; this is tried again by itself.")
+            }
             Self::Refused(_) => ("registration_failed", "The workspace could not be registered with its owner."),
             Self::NotInTime | Self::OldConfig { .. } => {
                 ("not_healthy_in_time", "The workspace started, but did not answer in time.")

@@ -68,6 +68,10 @@ impl Inner {
             unit.and_then(|unit| unit.run).ok_or(Failure::Ended)
         };
         let (run, ready) = tokio::try_join!(run, self.healthy(row, wanted))?;
+        // It answers through the router; but whoever is told that it is ready must find its route there too, and after a
+        // restart of this service the router may not have come back for the routes yet.
+        let followed = tokio::time::timeout(self.parts.config.start_timeout, self.parts.hub.followed());
+        followed.await.map_err(|_| Failure::Unrouted)?;
         Ok(Healthy { run, registered: ready.registered })
     }
 

@@ -363,7 +363,7 @@ impl Worker<'_> {
         }
         tracing::warn!(step = name, code = told.code, cause, "a step failed");
         let outside = match &failure {
-            Failure::Away(_) => true,
+            Failure::Away(_) | Failure::Unrouted => true,
             Failure::Engine(error) => error.kind == ErrorKind::Capacity,
             _ => false,
         };

@@ -39,6 +39,7 @@ pub struct Running {
     pub stop: Shutdown,
     pub base: String,
     pub client: reqwest::Client,
+    router: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// A world on each kind of database.
@@ -76,8 +77,13 @@ async fn world(store: TestStore) -> World {
 }
 
 impl World {
-    /// Starts the service on what is there.
+    /// Starts the service on what is there; a router follows its routes.
     pub async fn start(&self) -> Running {
+        self.start_followed(true).await
+    }
+
+    /// As [`World::start`], with or without a router.
+    pub async fn start_followed(&self, follows: bool) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (config, engine, stop) = (self.config.clone(), self.engine.clone(), Shutdown::new());
         let stopping = stop.clone();
@@ -93,7 +99,12 @@ impl World {
             service.ended().await;
         });
         let base = format!("http://{}", address.await.unwrap());
-        Running { runtime: Some(runtime), stop, base, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut running = Running { runtime: Some(runtime), stop, base, client, router: None };
+        if follows {
+            running.follow();
+        }
+        running
     }
 
     pub fn config_dir(&self, id: InstanceId) -> PathBuf {
@@ -114,6 +125,16 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// Follows the routes for as long as the service runs, as the router does.
+    pub fn follow(&mut self) {
+        let feed = self.request("GET", "/api/routes").send();
+        let task = async {
+            let mut feed = reader::Reader::lines(feed.await.unwrap());
+            while feed.next().await.is_some() {}
+        };
+        self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
+    }
+
     /// Ends it where it is, as a kill does.
     pub fn kill(self) {
         drop(self);

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | `POST /portal/register`, header `Idempotency-Key` | [`RegisterAccount`] | 201 [`SignedIn`]; 429 `too_many_sign_ups` with Retry-After |
 //! | `GET /portal/slugs/{text}` | – | 200 [`SlugAvailability`] |
-//! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 429 `too_many_attempts` with Retry-After |
+//! | `POST /portal/login` | [`Login`] | 200 [`SignedIn`]; 401 `bad_credentials`; 403 `account_suspended`; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/session` | [`SessionToken`] | 200 [`Session`]; 401 `session_ended` |
 //! | `POST /portal/logout` | [`Logout`] | 204 |
 //! | `POST /portal/sessions` | [`SessionToken`] | 200 [`SessionList`]; 401 `session_ended` |
@@ -17,6 +17,8 @@
 //! | `GET /portal/issuer` | – | 200 [`PublicIssuer`] |
 //! | `GET /portal/operator` | – | 200 [`OperatorState`] |
 //! | `POST /portal/operator` | [`RegisterOperator`] | 201 [`SignedIn`]; 403 `operator_link_invalid`, 409 `operator_exists` |
+//! | `POST /portal/operator/account` | [`OperatorQuery`] | 200 [`AccountView`]; 403 `operator_required`, 404 `account_not_found` |
+//! | `POST /portal/operator/suspend` | [`SuspendAccount`] | 200 [`AccountView`]; 403 `operator_required`, 404 `account_not_found` |
 //! | `POST /backends/register` | [`RegisterBackend`] | 201 [`BackendRegistered`] |
 //!
 //! For instances, through their identity socket, and for whoever verifies tokens:
@@ -89,6 +91,80 @@ pub struct RegisterOperator {
     pub locale: String,
     /// The browser.
     pub browser: Browser,
+}
+
+/// An operator asks for a person's account.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorQuery {
+    /// The operator's cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The person's name.
+    pub slug: String,
+}
+
+/// An operator suspends a person's account, or restores it. Operators' own accounts have no name and cannot be meant.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SuspendAccount {
+    /// The operator's cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The person's name.
+    pub slug: String,
+    /// Whether it is suspended from now on.
+    pub suspended: bool,
+    /// Why, at most 500 characters; needed when it is suspended.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// An account, as operators may know it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AccountView {
+    /// Its id.
+    pub account_id: AccountId,
+    /// Its e-mail address.
+    pub email: String,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slug: Option<Slug>,
+    /// Its instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// When it was made.
+    pub created_at_ms: i64,
+    /// Since when it is suspended, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_at_ms: Option<i64>,
+    /// What operators did to it, the last first; at most 50.
+    pub actions: Vec<OperatorAction>,
+}
+
+/// What an operator did to an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperatorAction {
+    /// When.
+    pub at_ms: i64,
+    /// The operator's e-mail address.
+    pub actor: String,
+    /// What.
+    pub action: Actioned,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// What can be done to an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Actioned {
+    /// Suspended.
+    Suspended,
+    /// Restored.
+    Restored,
 }
 
 /// Whether the one-time link is still good for anything.

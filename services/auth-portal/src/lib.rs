@@ -16,6 +16,7 @@ mod next;
 mod onboarding;
 mod open;
 mod operator;
+mod operator_account;
 mod origin;
 mod own_account;
 mod page;
@@ -90,6 +91,8 @@ pub fn router(portal: Portal) -> Router {
         .route("/onboarding", get(onboarding::page).post(onboarding::submit))
         .route("/open/{slug}", get(open::open))
         .route("/operator", get(operator::console))
+        .route("/operator/accounts/{slug}", get(operator_account::account))
+        .route("/operator/accounts/{slug}/{action}", post(operator_account::act))
         .route("/operator/setup", get(operator::setup_page).post(operator::setup))
         .route("/events", get(sse::events))
         .route("/api/slugs/{text}", get(slugs::availability))

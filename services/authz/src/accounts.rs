@@ -16,6 +16,9 @@ pub(crate) struct Account {
     pub slug: Option<Slug>,
     pub instance_id: Option<InstanceId>,
     pub locale: String,
+    pub created_at_ms: i64,
+    /// 0: it is not.
+    pub suspended_at_ms: i64,
 }
 
 /// A row, before its texts are known to be what they must be.
@@ -28,6 +31,8 @@ pub(crate) struct AccountRow {
     slug: Option<String>,
     instance_id: Option<String>,
     locale: String,
+    created_at_ms: i64,
+    suspended_at_ms: i64,
 }
 
 impl AccountRow {
@@ -46,6 +51,8 @@ impl AccountRow {
             slug: self.slug.map(|slug| slug.parse().map_err(|_| odd("slug"))).transpose()?,
             instance_id: self.instance_id.map(|id| id.parse().map_err(|_| odd("instance"))).transpose()?,
             locale: self.locale,
+            created_at_ms: self.created_at_ms,
+            suspended_at_ms: self.suspended_at_ms,
         })
     }
 }
@@ -101,12 +108,7 @@ async fn find(db: impl Executor<'_, Database = Any>, sql: &'static str, key: &st
 }
 
 /// Adds an account. `false`, and nothing done, when its e-mail address (or its slug) has one already.
-pub(crate) async fn insert(
-    db: &mut AnyConnection,
-    account: &Account,
-    email: &Email,
-    now_ms: i64,
-) -> Result<bool, sqlx::Error> {
+pub(crate) async fn insert(db: &mut AnyConnection, account: &Account, email: &Email) -> Result<bool, sqlx::Error> {
     let role = match account.role {
         Role::Person => "person",
         Role::Operator => "operator",
@@ -123,7 +125,7 @@ pub(crate) async fn insert(
     .bind(account.slug.as_ref().map(Slug::to_string))
     .bind(account.instance_id.map(|id| id.to_string()))
     .bind(account.locale.clone())
-    .bind(now_ms)
+    .bind(account.created_at_ms)
     .execute(db)
     .await?;
     Ok(inserted.rows_affected() == 1)

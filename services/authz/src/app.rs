@@ -27,7 +27,7 @@ use crate::{
     password::Passwords,
     portal,
     seal::Seal,
-    sign_in, sign_up,
+    sign_in, sign_up, suspension,
 };
 
 /// What every handler and every background task works with.
@@ -46,6 +46,8 @@ pub(crate) struct App {
     pub deliveries_nudge: Notify,
     /// Wakes the worker of [`crate::goodbyes`].
     pub goodbyes_nudge: Notify,
+    /// Wakes the worker of [`crate::stops`].
+    pub stops_nudge: Notify,
 }
 
 impl App {
@@ -81,6 +83,7 @@ impl App {
             router,
             deliveries_nudge: Notify::new(),
             goodbyes_nudge: Notify::new(),
+            stops_nudge: Notify::new(),
         }))
     }
 
@@ -109,6 +112,8 @@ impl App {
             .route("/portal/assertion", post(portal::assertion))
             .route("/portal/issuer", get(oauth::metadata::public))
             .route("/portal/operator", get(operator::state).post(operator::register))
+            .route("/portal/operator/account", post(suspension::account))
+            .route("/portal/operator/suspend", post(suspension::suspend))
             .route("/backends/register", post(backends::register))
             // Nearly every answer holds a secret.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")));

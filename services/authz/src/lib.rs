@@ -28,6 +28,8 @@ mod sessions;
 mod sign_in;
 mod sign_up;
 mod sign_up_limit;
+mod stops;
+mod suspension;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -66,6 +68,7 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
     let mut work = tokio::task::JoinSet::new();
     work.spawn(crate::deliveries::work(Arc::clone(&app), stop.clone()));
     work.spawn(crate::outbox::work::<crate::goodbyes::Goodbye>(Arc::clone(&app), stop.clone()));
+    work.spawn(crate::outbox::work::<crate::stops::Stop>(Arc::clone(&app), stop.clone()));
     work.spawn(crate::cleanup::work(Arc::clone(&app), stop.clone()));
     work.spawn(look_after_keys(Arc::clone(&app), stop.clone()));
     let serving = async {

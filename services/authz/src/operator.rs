@@ -59,6 +59,8 @@ pub(crate) async fn register(
         slug: None,
         instance_id: None,
         locale: locale.code().to_owned(),
+        created_at_ms: app.clock.now_ms(),
+        suspended_at_ms: 0,
     };
     let mut transaction = app.store.begin().await?;
     // One row at most: of many at once, one inserts it.
@@ -69,7 +71,7 @@ pub(crate) async fn register(
     if first.rows_affected() == 0 {
         return Err(taken());
     }
-    if !accounts::insert(&mut transaction, &account, &email, app.clock.now_ms()).await? {
+    if !accounts::insert(&mut transaction, &account, &email).await? {
         return Err(sign_up::email_taken());
     }
     let signed_in = sessions::begin(&mut transaction, &app, &account, &visitor).await?;

@@ -112,7 +112,9 @@ pub(crate) async fn require(app: &App, token: &SecretString) -> Answer<Live> {
     .fetch_optional(app.store.pool())
     .await?;
     let row = row.ok_or_else(gone)?;
-    let account = accounts::by_id(app.store.pool(), &row.account_id).await?.ok_or_else(gone)?;
+    let account = accounts::by_id(app.store.pool(), &row.account_id).await?;
+    // A sign-in that was under way may have begun one after all others were ended.
+    let account = account.filter(|account| account.suspended_at_ms == 0).ok_or_else(gone)?;
     if row.last_seen_ms <= now - TOUCH_MS {
         // The condition again, so that of many requests at once one writes.
         let touched = sqlx::query("UPDATE sessions SET last_seen_ms = $1 WHERE token_hash = $2 AND last_seen_ms <= $3")

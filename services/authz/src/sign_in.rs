@@ -10,13 +10,16 @@ use contracts::{
 use http::StatusCode;
 use service::{Json, Problem};
 
-use crate::{accounts, app::App, devices::Visitor, goodbyes, password::Purpose, refused::Answer, sessions, throttle};
+use crate::{
+    accounts, app::App, devices::Visitor, goodbyes, password::Purpose, refused::Answer, sessions, suspension, throttle,
+};
 
 /// Checks a password and begins a session. Unknown people and wrong passwords get the same answer in the same time.
 #[utoipa::path(post, path = "/portal/login", tag = "portal", request_body = Login,
     responses(
         (status = 200, body = SignedIn),
         (status = 401, description = "bad_credentials", body = ProblemDetails),
+        (status = 403, description = "account_suspended, for the right password", body = ProblemDetails),
         (status = 429, description = "too_many_attempts, with Retry-After", body = ProblemDetails),
         (status = 503, description = "busy, unavailable", body = ProblemDetails)))]
 pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) -> Answer<Json<SignedIn>> {
@@ -46,6 +49,11 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
     };
     let mut transaction = app.store.begin().await?;
     attempt.succeeded(&mut transaction).await?;
+    if account.suspended_at_ms > 0 {
+        transaction.commit().await?;
+        metrics::counter!("authz_sign_ins_total", "outcome" => "suspended").increment(1);
+        return Err(suspension::refusal());
+    }
     let replaced = match &body.replaces {
         Some(before) => sessions::end(&mut transaction, before).await?,
         None => None,

@@ -20,7 +20,7 @@ use crate::{
     email::Email,
     password::{self, Purpose},
     refused::{Answer, Refused},
-    sessions, sign_up_limit,
+    sessions, sign_up_limit, suspension,
 };
 
 /// How long a repeated sign-up is recognised.
@@ -68,6 +68,8 @@ pub(crate) async fn register(
         slug: Some(asked.slug.clone()),
         instance_id: Some(InstanceId::from_uuid(app.entropy.uuid_v7(&app.clock))),
         locale: asked.locale.code().to_owned(),
+        created_at_ms: app.clock.now_ms(),
+        suspended_at_ms: 0,
     };
     let Some(signed_in) = asked.commit(&app, &account).await? else {
         // The same sign-up won elsewhere in the meantime.
@@ -130,6 +132,9 @@ impl SignUp {
         if !same || !app.passwords.verify(Purpose::SignUp, self.body.password.clone(), Some(hash)).await? {
             return Err(reused().into());
         }
+        if account.suspended_at_ms > 0 {
+            return Err(suspension::refusal());
+        }
         let mut transaction = app.store.begin().await?;
         let signed_in = sessions::begin(&mut transaction, app, &account, &self.visitor).await?;
         transaction.commit().await?;
@@ -185,7 +190,7 @@ impl SignUp {
         if named.rows_affected() == 0 {
             return Err(slug_taken());
         }
-        if !accounts::insert(&mut transaction, account, &self.email, now).await? {
+        if !accounts::insert(&mut transaction, account, &self.email).await? {
             return Err(email_taken());
         }
         deliveries::insert(&mut transaction, app, account).await?;

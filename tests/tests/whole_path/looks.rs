@@ -139,6 +139,8 @@ impl World<'_> {
             })
             .await?;
         steps.check("portal-operator-en", pages::check(&browser, &axe, "portal-operator-en")).await;
+        let account = format!("{portal}/operator/accounts/{}", self.alice.slug);
+        steps.check("portal-operator-account-en", at(&browser, &axe, "portal-operator-account-en", &account)).await;
         browser.close().await
     }
 }

@@ -13,9 +13,9 @@ use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, Slug,
     authz::{
-        AssertionIssued, AssertionRequest, ChangePassword, EndSession, IDEMPOTENCY_KEY, Login, Logout, OperatorState,
-        RegisterAccount, RegisterOperator, Role, Session, SessionEntry, SessionList, SessionToken, SignedIn,
-        SlugAvailability,
+        AccountView, Actioned, AssertionIssued, AssertionRequest, ChangePassword, EndSession, IDEMPOTENCY_KEY, Login,
+        Logout, OperatorAction, OperatorQuery, OperatorState, RegisterAccount, RegisterOperator, Role, Session,
+        SessionEntry, SessionList, SessionToken, SignedIn, SlugAvailability, SuspendAccount,
     },
 };
 use http::{HeaderMap, StatusCode};
@@ -35,6 +35,22 @@ struct Account {
     slug: Option<Slug>,
     instance: Option<InstanceId>,
     locale: String,
+    suspended: Option<i64>,
+    actions: Vec<OperatorAction>,
+}
+
+impl Account {
+    fn view(&self) -> AccountView {
+        AccountView {
+            account_id: self.id,
+            email: self.email.clone(),
+            slug: self.slug.clone(),
+            instance_id: self.instance,
+            created_at_ms: 1_795_000_000_000,
+            suspended_at_ms: self.suspended,
+            actions: self.actions.iter().rev().cloned().collect(),
+        }
+    }
 }
 
 /// A refusal to come: where, status, code, field, Retry-After.
@@ -97,6 +113,8 @@ impl Authz {
             .route("/portal/login", post(login))
             .route("/portal/session", post(session))
             .route("/portal/logout", post(logout))
+            .route("/portal/operator/account", post(operator_account))
+            .route("/portal/operator/suspend", post(suspend))
             .route("/portal/sessions", post(sessions))
             .route("/portal/sessions/end", post(end_session))
             .route("/portal/password", post(change_password))
@@ -197,6 +215,8 @@ async fn register(State(authz): State<Authz>, headers: HeaderMap, Json(body): Js
         slug: Some(slug.clone()),
         instance: Some(InstanceId::from_uuid(authz.entropy.uuid_v7(&authz.clock))),
         locale: body.locale,
+        suspended: None,
+        actions: vec![],
     };
     inner.made += 1;
     inner.accounts.push(account.clone());
@@ -225,6 +245,9 @@ async fn login(State(authz): State<Authz>, Json(body): Json<Login>) -> Response 
             && account.password == body.password.expose_secret()
     });
     let Some(account) = found.cloned() else { return problem(401, "bad_credentials", None) };
+    if account.suspended.is_some() {
+        return problem(403, "account_suspended", None);
+    }
     if let Some(old) = replaces {
         inner.sessions.remove(&old);
     }
@@ -236,6 +259,48 @@ async fn session(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> 
         Some(session) => Json(session.clone()).into_response(),
         None => problem(401, "session_ended", None),
     }
+}
+
+/// The place of the account that an operator means.
+fn meant(inner: &Inner, token: &str, slug: &str) -> Result<usize, Box<Response>> {
+    match inner.sessions.get(token) {
+        None => Err(problem(401, "session_ended", None)),
+        Some(session) if session.role != Role::Operator => Err(problem(403, "operator_required", None)),
+        Some(_) => {
+            let found = inner.accounts.iter().position(|one| one.slug.as_ref().is_some_and(|own| own.as_str() == slug));
+            found.ok_or_else(|| problem(404, "account_not_found", None))
+        }
+    }
+    .map_err(Box::new)
+}
+
+async fn operator_account(State(authz): State<Authz>, Json(body): Json<OperatorQuery>) -> Response {
+    let inner = authz.inner.lock();
+    match meant(&inner, body.session_token.expose_secret(), &body.slug) {
+        Ok(at) => Json(inner.accounts[at].view()).into_response(),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn suspend(State(authz): State<Authz>, Json(body): Json<SuspendAccount>) -> Response {
+    let mut inner = authz.inner.lock();
+    let at = match meant(&inner, body.session_token.expose_secret(), &body.slug) {
+        Ok(at) => at,
+        Err(refusal) => return *refusal,
+    };
+    if body.suspended && body.reason.is_empty() {
+        return problem(422, "reason_missing", Some("reason"));
+    }
+    let now = 1_795_000_000_000;
+    let action = if body.suspended { Actioned::Suspended } else { Actioned::Restored };
+    let account = &mut inner.accounts[at];
+    account.suspended = body.suspended.then_some(now);
+    account.actions.push(OperatorAction { at_ms: now, actor: "op@example.com".into(), action, reason: body.reason });
+    let account = account.clone();
+    if body.suspended {
+        inner.sessions.retain(|_, session| session.account_id != account.id);
+    }
+    Json(account.view()).into_response()
 }
 
 async fn sessions(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {
@@ -344,6 +409,8 @@ async fn register_operator(State(authz): State<Authz>, Json(body): Json<Register
         slug: None,
         instance: None,
         locale: body.locale,
+        suspended: None,
+        actions: vec![],
     };
     inner.accounts.push(account.clone());
     (StatusCode::CREATED, Json(authz.begin(&mut inner, &account))).into_response()

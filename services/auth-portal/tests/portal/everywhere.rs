@@ -6,7 +6,7 @@ use tower::ServiceExt;
 
 use crate::{PASSWORD, alice, browser::Browser, fakes::House};
 
-const POSTS: [&str; 11] = [
+const POSTS: [&str; 12] = [
     "/register",
     "/login",
     "/logout",
@@ -16,6 +16,7 @@ const POSTS: [&str; 11] = [
     "/language",
     "/onboarding",
     "/operator/setup",
+    "/operator/accounts/alice/suspend",
     "/instance/stop",
     "/instance/restart",
 ];

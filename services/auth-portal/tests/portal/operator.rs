@@ -94,3 +94,66 @@ async fn many_instances_come_in_pages() {
     assert!(!page.body.contains("href=\"/operator?after="), "the last page");
     assert_eq!(operator.get("/operator?after=../x").await.status.as_u16(), 400);
 }
+
+#[tokio::test]
+async fn an_account_is_suspended_with_a_reason_and_restored_and_that_is_kept() {
+    let house = House::new().await;
+    let mut alice = alice(&house).await;
+    let mut operator = operator(&house).await;
+    assert!(operator.get("/operator").await.body.contains("href=\"/operator/accounts/alice\""));
+    let page = operator.get("/operator/accounts/alice").await;
+    page.shows("alice@example.com");
+    page.shows("Running");
+    let page = operator.post("/operator/accounts/alice/suspend", &[("reason", " ")]).await;
+    assert_eq!(page.status.as_u16(), 422);
+    assert!(html::of_id(&page.body, "reason-error").contains("Say why"));
+    assert_eq!(html::focused(&page.body).as_deref(), Some("reason"));
+    assert!(page.body.contains("<details id=\"suspend-ask\" open>"));
+    assert_eq!(alice.get("/instance").await.status.as_u16(), 200);
+
+    let page = operator.post("/operator/accounts/alice/suspend", &[("reason", "sends <b>spam</b>")]).await;
+    assert_eq!(page.location.as_deref(), Some("/operator/accounts/alice"));
+    let page = operator.get("/operator/accounts/alice").await;
+    page.shows("This account is suspended since");
+    page.shows("Suspended by op@example.com");
+    page.shows("sends <b>spam</b>");
+    assert!(!page.body.contains("<b>spam"), "never markup");
+    operator.clone().chinese().get("/operator/accounts/alice").await.shows("由 op@example.com 停用");
+    assert_eq!(alice.get("/instance").await.location.as_deref(), Some("/login"));
+    for (mut browser, words) in
+        [(Browser::new(&house), "This account is suspended"), (Browser::new(&house).chinese(), "该账号已被停用")]
+    {
+        let page = browser.login("alice", PASSWORD).await;
+        assert_eq!(page.status.as_u16(), 403);
+        page.shows(words);
+        assert!(browser.session().is_none());
+    }
+    operator.post("/operator/accounts/alice/restore", &[]).await;
+    operator.get("/operator/accounts/alice").await.shows("Restored by op@example.com");
+    assert_eq!(alice.login("alice", PASSWORD).await.location.as_deref(), Some("/instance"));
+}
+
+#[tokio::test]
+async fn accounts_are_for_operators_alone() {
+    let house = House::new().await;
+    let mut alice = alice(&house).await;
+    let mut operator = operator(&house).await;
+    let mut stranger = Browser::new(&house);
+    for path in ["/operator/accounts/alice", "/operator/accounts/nobody"] {
+        assert_eq!(alice.get(path).await.status.as_u16(), 404, "{path}");
+        assert_eq!(stranger.get(path).await.location.as_deref(), Some("/login?next=operator"));
+    }
+    let suspend = "/operator/accounts/alice/suspend";
+    assert_eq!(alice.post(suspend, &[("reason", "x")]).await.status.as_u16(), 404);
+    assert_eq!(stranger.post(suspend, &[("reason", "x")]).await.location.as_deref(), Some("/login?next=operator"));
+    for path in ["/operator/accounts/nobody", "/operator/accounts/..%2Fx", "/operator/accounts/%3Cb%3E"] {
+        let page = operator.get(path).await;
+        assert_eq!(page.status.as_u16(), 404, "{path}");
+        assert!(!page.body.contains("<b>"));
+    }
+    assert_eq!(operator.post("/operator/accounts/alice/delete", &[]).await.status.as_u16(), 404);
+    house.deploy.inner.lock().away = true;
+    assert_eq!(operator.get("/operator/accounts/alice").await.status.as_u16(), 200, "all but the workspace's state");
+    house.authz.inner.lock().away = true;
+    assert_eq!(operator.get("/operator/accounts/alice").await.status.as_u16(), 503);
+}

@@ -102,11 +102,16 @@ async fn authenticate(app: &App, form: &Form) -> Result<String, OauthError> {
     if form.get("client_id").is_some_and(|stated| stated != client_id) {
         return Err(OauthError::invalid_client(anyhow::anyhow!("client_id is not the assertion's issuer")));
     }
-    let jwk: Option<(String,)> = sqlx::query_as("SELECT jwk FROM clients WHERE client_id = $1")
-        .bind(client_id.clone())
-        .fetch_optional(app.store.pool())
-        .await?;
-    let (jwk,) = jwk.ok_or_else(|| OauthError::invalid_client(anyhow::anyhow!("there is no such client")))?;
+    let jwk: Option<(String,)> = sqlx::query_as(
+        "SELECT clients.jwk FROM clients JOIN accounts ON accounts.id = clients.account_id
+         WHERE clients.client_id = $1 AND accounts.suspended_at_ms = 0",
+    )
+    .bind(client_id.clone())
+    .fetch_optional(app.store.pool())
+    .await?;
+    let (jwk,) = jwk.ok_or_else(|| {
+        OauthError::invalid_client(anyhow::anyhow!("there is no such client, or its account is suspended"))
+    })?;
     let jwk: Jwk = serde_json::from_str(&jwk).map_err(OauthError::internal)?;
     let expected = Expected { issuer: &client_id, audience: &app.config.issuer, now_s: app.clock.now_s() };
     let claims: Claims<NoExtra> = ::token::verify(Kind::ClientAssertion, assertion, &expected, &KeySet::new([jwk]))

@@ -15,7 +15,7 @@ use axum::{
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
     InstanceId,
-    deploy::{Desired, Instance, Phase, RegisterInstance, ResolveInstance},
+    deploy::{Desired, Instance, OnBehalfOf, Phase, RegisterInstance, ResolveInstance},
     instance::EndSessions,
 };
 use http::{HeaderMap, Request, StatusCode};
@@ -235,6 +235,7 @@ struct FakeState {
     hangs: std::sync::atomic::AtomicBool,
     calls: AtomicUsize,
     taken: std::sync::Mutex<Vec<RegisterInstance>>,
+    stopped: std::sync::Mutex<Vec<InstanceId>>,
 }
 
 impl FakeDeployControl {
@@ -243,8 +244,14 @@ impl FakeDeployControl {
         let router = Router::new()
             .route("/api/instances/register", post(take))
             .route("/api/instances/resolve", post(resolve))
+            .route("/api/instances/{id}/stop", post(stop))
             .with_state(Arc::clone(&state));
         Self { url: serve(router).await, state }
+    }
+
+    /// What was to be stopped, in the order it came.
+    pub fn stopped(&self) -> Vec<String> {
+        self.state.stopped.lock().unwrap().iter().map(ToString::to_string).collect()
     }
 
     /// From now on it knows of nothing.
@@ -326,6 +333,25 @@ async fn resolve(State(state): State<Arc<FakeState>>, Json(body): Json<ResolveIn
     let taken = state.taken.lock().unwrap();
     match taken.iter().find(|one| one.slug == body.slug && one.account_id == body.account_id) {
         Some(found) => Json(instance(found)).into_response(),
+        None => problem(404, "instance_not_found"),
+    }
+}
+
+async fn stop(
+    State(state): State<Arc<FakeState>>,
+    Path(id): Path<InstanceId>,
+    Json(OnBehalfOf { account_id }): Json<OnBehalfOf>,
+) -> Response {
+    match state.fails_with.load(Ordering::SeqCst) {
+        0 => {}
+        status => return problem(status, "fake_refusal"),
+    }
+    let taken = state.taken.lock().unwrap();
+    match taken.iter().find(|one| one.instance_id == id && one.account_id == account_id) {
+        Some(found) => {
+            state.stopped.lock().unwrap().push(id);
+            (StatusCode::ACCEPTED, Json(instance(found))).into_response()
+        }
         None => problem(404, "instance_not_found"),
     }
 }

@@ -12,4 +12,5 @@ mod secrets;
 mod sessions;
 mod signing_in;
 mod signing_up;
+mod suspension;
 mod token_endpoint;

@@ -82,6 +82,11 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
             &json!({"token": OPERATOR_TOKEN, "email": "o@example.com", "password": CANARY, "locale": "en", "browser": browser("192.0.2.1", None)}),
         )
         .await;
+    let operator = authz.login("o@example.com", CANARY, "192.0.2.1").await;
+    assert_eq!(operator.status, StatusCode::OK, "{}", operator.text);
+    let operator = Person::of(&operator);
+    let body = json!({"session_token": operator.token, "slug": "alice", "suspended": true, "reason": "a test"});
+    assert_eq!(authz.post("/portal/operator/suspend", &body).await.status, StatusCode::OK);
     authz.post("/portal/login", &json!({"login": 5, "password": WRONG_CANARY})).await;
     let carol = authz.person("carol").await;
     let new = "canary of a new pass phrase in eight";
@@ -110,6 +115,7 @@ async fn whole_path(authz: &Authz) -> Vec<String> {
         PASSWORD,
         &alice.token,
         &carol.token,
+        &operator.token,
         &bob.token,
         &initial,
         &proof,
@@ -166,6 +172,8 @@ async fn no_secret_is_readable_in_the_database() {
             "SELECT * FROM sessions",
             "SELECT * FROM deliveries",
             "SELECT * FROM goodbyes",
+            "SELECT * FROM operator_actions",
+            "SELECT * FROM stops",
             "SELECT * FROM login_failures",
             "SELECT * FROM devices",
             "SELECT * FROM sign_ups_by_address",

@@ -154,6 +154,8 @@ async fn the_internal_api_opens_to_the_service_token_alone() {
         "/portal/retry-delivery",
         "/portal/assertion",
         "/portal/operator",
+        "/portal/operator/account",
+        "/portal/operator/suspend",
         "/backends/register",
     ] {
         for shown in [None, Some("Bearer "), Some("Bearer wrong"), Some(INTERNAL_TOKEN), Some("Basic YTpi")] {
@@ -202,6 +204,8 @@ async fn the_description_names_every_internal_endpoint() {
             "/portal/login",
             "/portal/logout",
             "/portal/operator",
+            "/portal/operator/account",
+            "/portal/operator/suspend",
             "/portal/password",
             "/portal/register",
             "/portal/retry-delivery",

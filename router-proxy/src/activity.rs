@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -23,24 +23,38 @@ use tokio::{
 /// model's stream of words.
 pub const QUIET: Duration = Duration::from_secs(2);
 
+/// How long a connection may be silent: longer than any answer is waited for.
+const OPEN: Duration = Duration::from_secs(2 * 3600);
+/// How long, after one side has ended.
+const HALF_OPEN: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(60);
+
 /// The last movement on one connection.
 #[derive(Debug)]
 pub struct Activity {
     begun: Instant,
     /// Milliseconds since then, doubled, plus one when the asking side's bytes were the last.
     last: AtomicU64,
+    /// Whether one side has ended.
+    half: AtomicBool,
 }
 
 impl Activity {
     /// Nothing has moved yet.
     #[allow(clippy::new_without_default, reason = "it begins a measurement")]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), last: AtomicU64::new(0) })
+        Arc::new(Self { begun: Instant::now(), last: AtomicU64::new(0), half: AtomicBool::new(false) })
     }
 
     fn mark(&self, asked: bool) {
         let ms = self.begun.elapsed().as_millis() as u64;
         self.last.store(ms << 1 | u64::from(asked), Ordering::Relaxed);
+    }
+
+    /// One side has said its last.
+    fn end(&self, asked: bool) {
+        self.mark(asked);
+        self.half.store(true, Ordering::Relaxed);
     }
 
     /// When bytes last moved, and whether they were the asking side's.
@@ -57,6 +71,19 @@ impl Activity {
                 (_, true) => sleep(QUIET).await,
                 (_, false) => return,
             }
+        }
+    }
+
+    /// Ends when nothing has moved for so long that nobody can be waiting any more.
+    pub async fn abandoned(&self) {
+        loop {
+            let (at, _) = self.last();
+            let limit = if self.half.load(Ordering::Relaxed) { HALF_OPEN } else { OPEN };
+            if at.elapsed() >= limit {
+                return;
+            }
+            // That a side has ended is noticed in between.
+            sleep_until((at + limit).min(Instant::now() + LOOK)).await;
         }
     }
 
@@ -99,6 +126,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         ready!(Pin::new(&mut this.inner).poll_read(cx, to))?;
         if to.filled().len() > before {
             this.activity.mark(false);
+        } else if to.remaining() > 0 {
+            this.activity.end(false);
         }
         Poll::Ready(Ok(()))
     }
@@ -130,7 +159,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        this.activity.end(true);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -167,5 +199,25 @@ mod tests {
             "{waited:?}"
         );
         drop((answering.await, reading.await));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_connection_late_and_half_a_connection_sooner() {
+        let (mut far, near) = duplex(64);
+        let activity = Activity::new();
+        let mut near = Watched::new(near, Arc::clone(&activity));
+        let since = Instant::now();
+        let of_task = Arc::clone(&activity);
+        let abandoned = tokio::spawn(async move { of_task.abandoned().await });
+        // An hour and a half of silence, and it goes on.
+        sleep(Duration::from_secs(5400)).await;
+        far.write_all(b"answer").await.unwrap();
+        near.read_exact(&mut [0; 6]).await.unwrap();
+        sleep(Duration::from_secs(5400)).await;
+        assert!(!abandoned.is_finished());
+        near.shutdown().await.unwrap();
+        abandoned.await.unwrap();
+        let (ended, limit) = (since.elapsed(), Duration::from_secs(2 * 5400) + HALF_OPEN);
+        assert!(ended >= limit && ended <= limit + LOOK, "{ended:?}");
     }
 }

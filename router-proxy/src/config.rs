@@ -1,13 +1,13 @@
 //! The router's settings.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 use settings::{Env, PublicAddress};
 use url::Url;
 
-use crate::egress::{Rules, own};
+use crate::egress::{Rules, own, tenant::Limits};
 
 /// Everything the router is told at start.
 #[derive(Clone)]
@@ -36,6 +36,10 @@ pub struct Config {
     pub issuer: String,
     /// What instances may reach.
     pub egress: Rules,
+    /// Where more rules are, which may change while the router runs.
+    pub egress_rules_file: PathBuf,
+    /// What each instance may use.
+    pub egress_limits: Limits,
     /// Addresses of this host that it cannot see by itself.
     pub own_addresses: Vec<IpNet>,
     /// Names by which people reach this host.
@@ -57,10 +61,10 @@ impl Config {
         let mut own_addresses: Vec<IpNet> = networks(env, "BEAVER_HOST_ADDRESSES")?;
         let (own_names, written) = own::of_public(&public, &base_domains);
         own_addresses.extend(written);
+        let data_dir = PathBuf::from(env.string("BEAVER_DATA_DIR")?);
         Ok(Self {
             listen: env.parse("ROUTER_LISTEN")?,
             internal_listen: env.parse("ROUTER_INTERNAL_LISTEN")?,
-            data_dir: PathBuf::from(env.string("BEAVER_DATA_DIR")?),
             public,
             base_domains,
             trusted_proxies: networks(env, "BEAVER_TRUSTED_PROXIES")?,
@@ -74,6 +78,12 @@ impl Config {
                 allow: env.list("BEAVER_EGRESS_ALLOW")?,
                 deny: env.list("BEAVER_EGRESS_DENY")?,
             },
+            egress_rules_file: data_dir.join("router").join(env.string("BEAVER_EGRESS_RULES_FILE")?),
+            egress_limits: Limits {
+                connections: env.parse::<NonZeroU16>("BEAVER_EGRESS_CONNECTIONS")?.get().into(),
+                bytes_per_second: env.parse("BEAVER_EGRESS_BYTES_PER_SECOND")?,
+            },
+            data_dir,
             own_addresses,
             own_names,
         })

@@ -5,15 +5,18 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Query, Request, State},
+    extract::{Path, Query, Request, State},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use contracts::InstanceId;
+use contracts::{
+    InstanceId,
+    egress::{EgressUsage, EgressUsageList},
+};
 use http::{HeaderValue, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use service::{Health, Problem, bearer, http::RequestIds, telemetry};
+use service::{Health, Json, Problem, bearer, http::RequestIds, telemetry};
 
 use crate::{App, edge::headers, upstream::UpstreamError};
 
@@ -28,7 +31,10 @@ pub fn router(app: Arc<App>) -> Router {
         let known = table.is_known();
         async move { if known { Ok(()) } else { Err("no routes from deploy-control yet, and none on disk".into()) } }
     });
-    let passing = Router::new().route("/instances/{id}/{*path}", any(pass));
+    let passing = Router::new()
+        .route("/instances/{id}/{*path}", any(pass))
+        .route("/egress", get(all_egress))
+        .route("/egress/{id}", get(egress));
     let router = bearer::require(passing, app.config.internal_tokens.clone())
         .route("/tls-ask", get(tls_ask))
         .with_state(app)
@@ -90,6 +96,19 @@ fn no_answer(cause: Option<UpstreamError>) -> Problem {
         Some(cause) => problem.cause(cause),
         None => problem,
     }
+}
+
+/// What one instance has used of its door out.
+async fn egress(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<EgressUsage>, Problem> {
+    let tenant = id.parse().ok().and_then(|id| app.tenants.find(id));
+    tenant.map(|tenant| Json(tenant.usage())).ok_or_else(|| Problem::not_found("not_found"))
+}
+
+/// The same of all of them.
+async fn all_egress(State(app): State<Arc<App>>) -> Json<EgressUsageList> {
+    let mut instances: Vec<_> = app.tenants.all().iter().map(|tenant| tenant.usage()).collect();
+    instances.sort_by_key(|usage| usage.instance_id);
+    Json(EgressUsageList { instances })
 }
 
 #[derive(Deserialize)]

@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 
 use config::Config;
 use drain::Drain;
-use egress::{Egress, Network, Own, dial::Dialer, tenant::Tenants};
+use egress::{Egress, Network, Own, dial::Dialer, rules::file::Ruling, tenant::Tenants};
 use identity::Identity;
 use owner::Owners;
 use routes::{Table, disk, feed};
@@ -37,6 +37,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// What every part of the router shares.
 pub struct App {
     config: Config,
+    tenants: Tenants,
     table: Arc<Table>,
     upstream: Upstream,
     owners: Owners,
@@ -90,10 +91,11 @@ impl Router {
             Ok(None) => {}
             Err(error) => tracing::warn!(cause = format!("{error:#}"), "the kept routes are not used"),
         }
+        let tenants = Tenants::new(config.egress_limits, clock.clone());
         let owners = Owners::new(&config.authz_url, &config.issuer, config.public.clone(), clock, &dir);
         let upstream = Upstream::new(config.data_dir.join("run"));
         let portal = config.public.portal_origin();
-        let app = Arc::new(App { config, table, upstream, owners, portal });
+        let app = Arc::new(App { config, tenants, table, upstream, owners, portal });
         Ok(Self { app, edge, internal, dir, network })
     }
 
@@ -116,9 +118,11 @@ impl Router {
         let client = ServiceClient::new("deploy-control", config.deploy_url.clone(), config.deploy_token.clone());
         let own = Arc::new(Own::new(config.own_addresses.clone(), config.own_names.clone(), Arc::clone(&network)));
         drain.tracker.spawn(Arc::clone(&own).keep(stop.clone()));
-        let egress = Egress::new(Dialer::new(config.egress.clone(), network, own));
+        let (ruling, rules) = Ruling::new(config.egress.clone(), config.egress_rules_file.clone());
+        drain.tracker.spawn(ruling.keep(stop.clone()));
+        let egress = Egress::new(Dialer::new(rules, network, own));
         let identity = Identity::new(&config.authz_url);
-        let doors = doors::Doors::new(Arc::clone(&app), egress, Tenants::default(), identity, drain.clone());
+        let doors = doors::Doors::new(Arc::clone(&app), egress, identity, drain.clone());
 
         let feed = feed::follow(client, Arc::clone(&app.table), Entropy::system(), stop.clone());
         drain.tracker.spawn(feed);

@@ -6,6 +6,7 @@
 
 pub mod authz;
 pub mod deploy;
+pub mod egress;
 pub mod ids;
 pub mod instance;
 pub mod problem;

@@ -12,8 +12,9 @@ use tokio::{
 
 use crate::{body::Body, drain::Drain};
 
-/// Connections of one instance to the outside at once.
-pub const EGRESS_CONNECTIONS: usize = 256;
+/// Connections of one instance to its egress door, beyond those that may lead outside: so that one too many is told so
+/// instead of waiting for ever.
+pub const SPARE: usize = 32;
 /// Connections of one instance to authz at once.
 pub const IDENTITY_CONNECTIONS: usize = 16;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);

@@ -17,12 +17,7 @@ use beneath::Root;
 use contracts::InstanceId;
 use tokio::time::Instant;
 
-use crate::{
-    App,
-    drain::Drain,
-    egress::{Egress, tenant::Tenants},
-    identity::Identity,
-};
+use crate::{App, drain::Drain, egress::Egress, identity::Identity};
 
 const EGRESS: &str = "egress.sock";
 const IDENTITY: &str = "identity.sock";
@@ -39,7 +34,6 @@ pub struct Doors {
     app: Arc<App>,
     run_dir: PathBuf,
     egress: Egress,
-    tenants: Tenants,
     identity: Identity,
     drain: Drain,
     open: HashMap<InstanceId, Open>,
@@ -55,9 +49,9 @@ struct Open {
 
 impl Doors {
     /// No doors yet.
-    pub fn new(app: Arc<App>, egress: Egress, tenants: Tenants, identity: Identity, drain: Drain) -> Self {
+    pub fn new(app: Arc<App>, egress: Egress, identity: Identity, drain: Drain) -> Self {
         let run_dir = app.config.data_dir.join("run");
-        Self { app, run_dir, egress, tenants, identity, drain, open: HashMap::new() }
+        Self { app, run_dir, egress, identity, drain, open: HashMap::new() }
     }
 
     /// Keeps them until the end is asked for.
@@ -97,7 +91,7 @@ impl Doors {
 
     fn close_unwanted(&mut self, wanted: &HashSet<InstanceId>) {
         let run_dir = &self.run_dir;
-        let (upstream, tenants) = (&self.app.upstream, &self.tenants);
+        let (upstream, tenants) = (&self.app.upstream, &self.app.tenants);
         self.open.retain(|id, door| {
             let keep = wanted.contains(id);
             if !keep {
@@ -144,8 +138,9 @@ impl Doors {
             cut: self.drain.cut.child_token(),
             tracker: self.drain.tracker.clone(),
         };
-        let (proxy, tenant, of_tunnels) = (self.egress.clone(), self.tenants.get(id), drain.clone());
-        listen::spawn(egress, listen::EGRESS_CONNECTIONS, &drain, move |request| {
+        let (proxy, tenant, of_tunnels) = (self.egress.clone(), self.app.tenants.get(id), drain.clone());
+        let places = self.app.config.egress_limits.connections + listen::SPARE;
+        listen::spawn(egress, places, &drain, move |request| {
             proxy.clone().handle(Arc::clone(&tenant), of_tunnels.clone(), request)
         });
         let authz = self.identity.clone();

@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    network::Network,
+    network::{Network, Outside},
     own::Own,
-    rules::{Reason, Rules},
+    rules::{Reason, file},
     target::{self, Target},
     tenant::Tenant,
 };
@@ -47,10 +47,18 @@ pub enum DialError {
     Timeout,
 }
 
+/// A connection, and to which address of its target.
+pub struct Reached {
+    /// The connection.
+    pub stream: Outside,
+    /// The address.
+    pub address: IpAddr,
+}
+
 /// Connects by the rules.
 #[derive(Clone)]
 pub struct Dialer {
-    rules: Arc<Rules>,
+    rules: file::Current,
     network: Arc<dyn Network>,
     own: Arc<Own>,
     resolving: Arc<Semaphore>,
@@ -58,17 +66,18 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer by these rules, on this network, of a host with these addresses.
-    pub fn new(rules: Rules, network: Arc<dyn Network>, own: Arc<Own>) -> Self {
-        Self { rules: Arc::new(rules), network, own, resolving: Arc::new(Semaphore::new(RESOLVING)) }
+    pub fn new(rules: file::Current, network: Arc<dyn Network>, own: Arc<Own>) -> Self {
+        Self { rules, network, own, resolving: Arc::new(Semaphore::new(RESOLVING)) }
     }
 
     /// Connects, for this instance, to the first of the target's addresses that is let out and answers.
     ///
     /// # Errors
     /// Each [`DialError`]; refused when no address is let out.
-    pub async fn dial(&self, tenant: &Tenant, target: &Target) -> Result<TcpStream, DialError> {
+    pub async fn dial(&self, tenant: &Tenant, target: &Target) -> Result<Reached, DialError> {
+        let rules = Arc::clone(&self.rules.borrow());
         let deadline = Instant::now() + ALL;
-        self.rules.check_name(target).map_err(DialError::Refused)?;
+        rules.check_name(target).map_err(DialError::Refused)?;
         let found = match &target.host {
             target::Host::Address(address) => vec![*address],
             target::Host::Name(name) => self.resolve(tenant, name).await?,
@@ -77,7 +86,7 @@ impl Dialer {
         let mut refused = None;
         let mut failed = None;
         for address in found.into_iter().take(MAX_ADDRESSES) {
-            if let Err(reason) = self.rules.check(target, address, self.own.contains(address)) {
+            if let Err(reason) = rules.check(target, address, self.own.contains(address)) {
                 refused.get_or_insert(reason);
                 continue;
             }
@@ -85,8 +94,8 @@ impl Dialer {
             match timeout_at(until, self.network.connect(SocketAddr::new(address, target.port))).await {
                 Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);
-                    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-                    return Ok(stream);
+                    keep_alive(&stream);
+                    return Ok(Reached { stream, address });
                 }
                 Ok(Err(error)) => failed = Some(DialError::Unreachable(error)),
                 Err(_) => failed = Some(DialError::Timeout),
@@ -94,6 +103,21 @@ impl Dialer {
         }
         // Where one address was let out, that the others were not is beside the point.
         Err(failed.or(refused.map(DialError::Refused)).unwrap_or_else(no_address))
+    }
+
+    /// Ends when rules that came later do not let this address out any more.
+    pub async fn refused_later(&self, target: &Target, address: IpAddr) -> Reason {
+        let mut rules = self.rules.clone();
+        loop {
+            if rules.changed().await.is_err() {
+                // No later rules can come.
+                std::future::pending::<()>().await;
+            }
+            let now = Arc::clone(&rules.borrow_and_update());
+            if let Err(reason) = now.check(target, address, self.own.contains(address)) {
+                return reason;
+            }
+        }
     }
 
     async fn resolve(&self, tenant: &Tenant, name: &str) -> Result<Vec<IpAddr>, DialError> {
@@ -109,6 +133,15 @@ impl Dialer {
             Err(_) => Err(DialError::Timeout),
         }
     }
+}
+
+/// A peer that has vanished without a word is noticed within some minutes, however silent the connection may be.
+fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(20));
+    let _ = sockopt::set_tcp_keepcnt(stream, 6);
 }
 
 fn no_address() -> DialError {

@@ -5,12 +5,15 @@ pub mod dial;
 pub mod network;
 pub mod own;
 mod proxy;
+mod refusal;
 mod resolver;
 pub mod rules;
 pub mod target;
 pub mod tenant;
+mod throttle;
 
 pub use network::{Host, Network};
 pub use own::Own;
-pub use proxy::{Egress, problem};
+pub use proxy::Egress;
+pub use refusal::problem;
 pub use rules::Rules;

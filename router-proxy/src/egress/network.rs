@@ -16,6 +16,9 @@ use super::{own, resolver::Resolver};
 /// How long the addresses of the interfaces are taken for known.
 const INTERFACES: Duration = Duration::from_secs(30);
 
+/// A connection to the outside.
+pub type Outside = TcpStream;
+
 /// The network as the proxy uses it; a test has its own.
 pub trait Network: Send + Sync {
     /// The addresses of a name. Whoever drops the future ends the work.

@@ -9,7 +9,7 @@ use super::{
     target::{Host, Target},
 };
 
-/// What instances may reach: `BEAVER_EGRESS_DEFAULT`, `_ALLOW` and `_DENY`.
+/// What instances may reach: `BEAVER_EGRESS_DEFAULT`, `_ALLOW` and `_DENY`, and a [`file`].
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// What holds where no rule does.
@@ -41,11 +41,12 @@ impl FromStr for Default {
     }
 }
 
-/// One rule: whom it is about, and at which port.
+/// One rule: whom it is about, and at which ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     whom: Whom,
-    port: Option<u16>,
+    /// The first and the last.
+    ports: Option<(u16, u16)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +67,10 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // An IPv6 address has colons of its own: with a port it stands in brackets.
         if let Ok(net) = net(text) {
-            return Ok(Self { whom: Whom::Net(net), port: None });
+            return Ok(Self { whom: Whom::Net(net), ports: None });
         }
-        let (whom, port) = match text.rsplit_once(':') {
-            Some((whom, port)) => match port.parse() {
-                Ok(0) | Err(_) => return Err("the port is no number from 1 to 65535"),
-                Ok(port) => (whom, Some(port)),
-            },
+        let (whom, ports) = match text.rsplit_once(':') {
+            Some((whom, text)) => (whom, Some(ports(text)?)),
             None => (text, None),
         };
         let bare = whom.strip_prefix('[').and_then(|w| w.strip_suffix(']')).unwrap_or(whom);
@@ -80,8 +78,19 @@ impl FromStr for Rule {
             Ok(net) => Whom::Net(net),
             Err(()) => by_name(whom)?,
         };
-        Ok(Self { whom, port })
+        Ok(Self { whom, ports })
     }
+}
+
+/// `443`, or `8000-8100`.
+fn ports(text: &str) -> Result<(u16, u16), &'static str> {
+    let number = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err("the port is no number from 1 to 65535"),
+        Ok(port) => Ok(port),
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last { Err("the ports end before they begin") } else { Ok((first, last)) }
 }
 
 fn net(text: &str) -> Result<IpNet, ()> {
@@ -107,7 +116,7 @@ fn by_name(text: &str) -> Result<Whom, &'static str> {
 
 impl Rule {
     fn at(&self, port: u16) -> bool {
-        self.port.is_none_or(|p| p == port)
+        self.ports.is_none_or(|(first, last)| (first..=last).contains(&port))
     }
 
     /// Whether it is about this host by its name.
@@ -158,6 +167,24 @@ impl Reason {
                 class.words()
             ),
             Self::Number => format!("{host} is refused: write the address in its usual form."),
+        }
+    }
+
+    /// A few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Denied => "blocked by the operator",
+            Self::NotListed => "not among what the operator allows",
+            Self::Kind(class) => class.words(),
+            Self::Number => "write the address in its usual form",
+        }
+    }
+
+    /// The error type of RFC 9209, section 2.3.
+    pub fn error(self) -> &'static str {
+        match self {
+            Self::Kind(_) => "destination_ip_prohibited",
+            Self::Denied | Self::NotListed | Self::Number => "http_request_denied",
         }
     }
 
@@ -219,5 +246,6 @@ impl Rules {
     }
 }
 
+pub mod file;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@ use std::{
 
 use http::uri::Authority;
 
+use super::refusal::Refusal;
+
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -37,6 +39,15 @@ pub enum TargetError {
 }
 
 impl Target {
+    /// What a request asks for; `default_port` serves when it names none.
+    ///
+    /// # Errors
+    /// A [`Refusal`] to be answered with.
+    pub fn of(uri: &http::Uri, default_port: Option<u16>) -> Result<Self, Refusal> {
+        let authority = uri.authority().ok_or_else(Refusal::bad_target)?;
+        Self::parse(authority, default_port).map_err(|error| Refusal::from((error, authority.host())))
+    }
+
     /// Reads `host:port`; `default_port` serves when none is named.
     ///
     /// # Errors

@@ -1,15 +1,41 @@
-//! What the proxy keeps of each instance: its share of what all of them need.
+//! What the proxy keeps of each instance: its share of what all of them need, and what came of it.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use contracts::InstanceId;
-use tokio::sync::Semaphore;
+use clock::Clock;
+use contracts::{
+    InstanceId,
+    egress::{EgressRefusal, EgressUsage},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::throttle::Allowance;
 
 /// Names of one instance that are resolved at once; more wait, and nobody else with them.
 pub const RESOLVING: usize = 8;
+/// Refusals that are remembered of each instance.
+const MAX_REFUSALS: usize = 50;
+
+/// What each instance may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections to the outside at once.
+    pub connections: usize,
+    /// Bytes a second, in each direction; 0 is no limit.
+    pub bytes_per_second: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 256, bytes_per_second: 0 }
+    }
+}
 
 /// One instance, as the proxy knows it.
 pub struct Tenant {
@@ -17,17 +43,149 @@ pub struct Tenant {
     pub id: InstanceId,
     /// Its turns at resolving names.
     pub resolving: Semaphore,
+    /// What it sends.
+    pub outward: Direction,
+    /// What it receives.
+    pub inward: Direction,
+    connections: Arc<Semaphore>,
+    limits: Limits,
+    since_ms: i64,
+    clock: Clock,
+    opened: AtomicU64,
+    refused: AtomicU64,
+    /// The latest last.
+    refusals: Mutex<VecDeque<EgressRefusal>>,
+}
+
+/// What passes in one direction.
+pub struct Direction {
+    /// What still may.
+    pub allowance: Allowance,
+    bytes: AtomicU64,
+    counter: metrics::Counter,
+}
+
+impl Direction {
+    fn new(id: InstanceId, name: &'static str, limits: Limits) -> Self {
+        let counter = metrics::counter!("router_egress_bytes_total", "instance" => id.to_string(), "direction" => name);
+        Self { allowance: Allowance::new(limits.bytes_per_second), bytes: AtomicU64::new(0), counter }
+    }
+
+    /// So many more have passed.
+    pub fn count(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.counter.increment(bytes as u64);
+        }
+    }
+
+    /// How many have passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// One of an instance's connections to the outside; given back when it is dropped.
+pub type Connection = OwnedSemaphorePermit;
+
+impl Tenant {
+    fn new(id: InstanceId, limits: Limits, clock: Clock) -> Self {
+        Self {
+            id,
+            resolving: Semaphore::new(RESOLVING),
+            outward: Direction::new(id, "out", limits),
+            inward: Direction::new(id, "in", limits),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            limits,
+            since_ms: clock.now_ms(),
+            clock,
+            opened: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// A connection, if it has not too many.
+    ///
+    /// # Errors
+    /// How many it may have.
+    pub fn connection(&self) -> Result<Connection, usize> {
+        Arc::clone(&self.connections).try_acquire_owned().map_err(|_| self.limits.connections)
+    }
+
+    /// A connection to the outside is there.
+    pub fn opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something was refused: `code` says why, `reason` which of the rules' reasons it was.
+    pub fn refused(&self, target: &str, code: &'static str, reason: &'static str) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("router_egress_refused_total", "instance" => self.id.to_string(), "code" => code)
+            .increment(1);
+        let at_ms = self.clock.now_ms();
+        let mut refusals = self.refusals();
+        let same = |known: &EgressRefusal| known.target == target && known.code == code && known.reason == reason;
+        let before = refusals.iter().position(same).and_then(|place| refusals.remove(place));
+        let count = before.map_or(0, |known| known.count) + 1;
+        if refusals.len() == MAX_REFUSALS {
+            refusals.pop_front();
+        }
+        let (target, code, reason) = (target.to_owned(), code.to_owned(), reason.to_owned());
+        refusals.push_back(EgressRefusal { target, code, reason, count, at_ms });
+    }
+
+    /// What it has used.
+    pub fn usage(&self) -> EgressUsage {
+        let limit = |n: u64| (n > 0).then_some(n);
+        EgressUsage {
+            instance_id: self.id,
+            since_ms: self.since_ms,
+            bytes_out: self.outward.bytes(),
+            bytes_in: self.inward.bytes(),
+            connections: self.opened.load(Ordering::Relaxed),
+            open_connections: (self.limits.connections - self.connections.available_permits()) as u64,
+            connection_limit: self.limits.connections as u64,
+            bytes_per_second_limit: limit(self.limits.bytes_per_second),
+            refused: self.refused.load(Ordering::Relaxed),
+            refusals: self.refusals().iter().rev().cloned().collect(),
+        }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, VecDeque<EgressRefusal>> {
+        // Nothing panics under the lock.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// All instances whose doors are open.
-#[derive(Clone, Default)]
-pub struct Tenants(Arc<Mutex<HashMap<InstanceId, Arc<Tenant>>>>);
+#[derive(Clone)]
+pub struct Tenants {
+    limits: Limits,
+    clock: Clock,
+    all: Arc<Mutex<HashMap<InstanceId, Arc<Tenant>>>>,
+}
 
 impl Tenants {
+    /// None yet; each will have these limits.
+    pub fn new(limits: Limits, clock: Clock) -> Self {
+        Self { limits, clock, all: Arc::default() }
+    }
+
     /// This instance: the same one for as long as it is not forgotten.
     pub fn get(&self, id: InstanceId) -> Arc<Tenant> {
-        let new = || Arc::new(Tenant { id, resolving: Semaphore::new(RESOLVING) });
+        let new = || Arc::new(Tenant::new(id, self.limits, self.clock.clone()));
         Arc::clone(self.lock().entry(id).or_insert_with(new))
+    }
+
+    /// This instance, if it is known.
+    pub fn find(&self, id: InstanceId) -> Option<Arc<Tenant>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.lock().values().cloned().collect()
     }
 
     /// It is gone for good.
@@ -37,6 +195,31 @@ impl Tenants {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Tenant>>> {
         // Nothing panics under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_together_and_the_latest_are_kept() {
+        let (clock, time) = Clock::manual(1000);
+        let tenants = Tenants::new(Limits::default(), clock);
+        let tenant = tenants.get(InstanceId::from_uuid(uuid::Uuid::from_u128(1)));
+        for n in 0..MAX_REFUSALS + 5 {
+            tenant.refused(&format!("{n}.test:80"), "egress_refused", "address");
+        }
+        time.advance_ms(500);
+        tenant.refused("20.test:80", "egress_refused", "address");
+        tenant.refused("20.test:80", "egress_refused", "denied");
+        let usage = tenant.usage();
+        assert_eq!((usage.refused, usage.refusals.len()), (57, MAX_REFUSALS));
+        let newest: Vec<_> = usage.refusals[..3].iter().map(|r| (&*r.target, &*r.reason, r.count, r.at_ms)).collect();
+        assert_eq!(
+            newest,
+            [("20.test:80", "denied", 1, 1500), ("20.test:80", "address", 2, 1500), ("54.test:80", "address", 1, 1000)]
+        );
     }
 }

@@ -361,3 +361,125 @@ async fn the_hosts_own_addresses_are_refused_wherever_they_are_known_from() {
         assert_eq!(ask(&egress, get).await.status, 200, "{host}: the operator's rule lets it out");
     }
 }
+
+#[tokio::test]
+async fn a_refusal_can_be_read_wherever_a_client_shows_it() {
+    let (house, _) = house_with_outside(vec![]).await;
+    let egress = house.run(1).join("out/egress.sock");
+    for (target, line, error) in [
+        ("rebound.test:80", "HTTP/1.1 403 Refused: a loopback address", "destination_ip_prohibited"),
+        ("nowhere.test:80", "HTTP/1.1 502 The name has no address", "dns_error"),
+        ("127.1:80", "HTTP/1.1 403 Refused: write the address in its usual form", "http_request_denied"),
+    ] {
+        let mut stream = door(&egress).await;
+        let request = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert!(answer.starts_with(&format!("{line}\r\n")), "{answer}");
+        assert_eq!(Answer::parse(&answer).headers["proxy-status"], format!("beaver; error={error}"));
+    }
+}
+
+#[tokio::test]
+async fn what_an_instance_used_and_was_refused_is_told_to_the_house() {
+    let routes = vec![route("alice", 1, RouteState::Running), route("bob", 2, RouteState::Running)];
+    let real = outside().await;
+    let public: SocketAddr = "93.184.216.34:80".parse().unwrap();
+    let network = FakeNetwork {
+        names: [("public.test", vec![public.ip()]), ("rebound.test", vec!["127.0.0.1".parse().unwrap()])].into(),
+        listeners: [(public, real)].into(),
+        ..FakeNetwork::default()
+    };
+    let house = House::with(Plan { routes, network: Arc::new(network), ..Plan::default() }).await;
+    let egress = house.run(1).join("out/egress.sock");
+    for _ in 0..2 {
+        connect_to(&egress, "rebound.test:80").await;
+    }
+    connect_to(&egress, "user:secret@rebound.test:80").await;
+    let get = "GET http://public.test/ HTTP/1.1\r\nhost: public.test\r\nconnection: close\r\n\r\n";
+    assert_eq!(ask(&egress, get).await.status, 200);
+
+    let told = async |path: &str| Answer::parse(&house.internal_get(path, Some(TOKEN)).await).json();
+    let usage = told(&contracts::egress::usage_path(id(1))).await;
+    assert_eq!(
+        (&usage["refused"], &usage["connections"], &usage["connection_limit"]),
+        (&3.into(), &1.into(), &256.into())
+    );
+    assert!(usage["bytes_out"].as_u64() > Some(20) && usage["bytes_in"].as_u64() > Some(20), "{usage}");
+    let refusals = usage["refusals"].as_array().unwrap();
+    let brief: Vec<_> = refusals.iter().map(|r| format!("{} {} {}", r["target"], r["reason"], r["count"])).collect();
+    assert_eq!(brief, ["\"rebound.test:80\" \"egress_bad_request\" 1", "\"rebound.test:80\" \"address\" 2"]);
+    assert!(!usage.to_string().contains("secret"), "{usage}");
+
+    until("bob's doors are open", async || told("/egress").await["instances"].as_array().unwrap().len() == 2).await;
+    let all = told("/egress").await;
+    assert_eq!((&all["instances"][0], all["instances"][1]["refused"].as_u64()), (&usage, Some(0)));
+    for path in [contracts::egress::usage_path(id(9)), "/egress/x".to_owned()] {
+        assert_eq!(Answer::parse(&house.internal_get(&path, Some(TOKEN)).await).status, 404, "{path}");
+    }
+    for path in [contracts::egress::usage_path(id(1)), "/egress".to_owned()] {
+        assert_eq!(Answer::parse(&house.internal_get(&path, None).await).status, 401, "{path}");
+        assert_eq!(house.get("router.test", &path, "").await.status, 404, "{path} at the edge");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let (house, _) = house_with_outside(vec![("BEAVER_EGRESS_CONNECTIONS", "3".to_owned())]).await;
+    let egress = house.run(1).join("out/egress.sock");
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut tunnel = door(&egress).await;
+        tunnel.write_all(b"CONNECT public.test:80 HTTP/1.1\r\nhost: public.test\r\n\r\n").await.unwrap();
+        assert!(read_until(&mut tunnel, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+        open.push(tunnel);
+    }
+    let get = "GET http://public.test/ HTTP/1.1\r\nhost: public.test\r\nconnection: close\r\n\r\n";
+    for answer in [connect_to(&egress, "public.test:80").await, ask(&egress, get).await] {
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (429, Some("egress_too_many")));
+        assert!(answer.body.contains("3 connections"), "{}", answer.body);
+    }
+    open.pop();
+    until("there is room again", async || ask(&egress, get).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn rules_change_without_a_restart_and_cut_what_they_no_longer_allow() {
+    let (house, _) = house_with_outside(vec![]).await;
+    let egress = house.run(1).join("out/egress.sock");
+    let rules = house.data.path().join("router/egress.rules");
+    assert_eq!(connect_to(&egress, "lan.test:80").await.status, 403);
+    std::fs::write(&rules, "allow 192.168.7.0/24:80\n").unwrap();
+    let get = |host: &str| format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    until("the rule is taken over", async || ask(&egress, get("lan.test")).await.status == 200).await;
+
+    let tunnel = async |target: &str| {
+        let mut tunnel = door(&egress).await;
+        tunnel.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes()).await.unwrap();
+        assert!(read_until(&mut tunnel, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+        tunnel
+    };
+    let (mut inner, mut outer) = (tunnel("lan.test:80").await, tunnel("public.test:80").await);
+    std::fs::write(&rules, "deny 192.168.7.7\n").unwrap();
+    assert_eq!(read_all(&mut inner).await, "", "cut");
+    assert_eq!(connect_to(&egress, "lan.test:80").await.status, 403);
+    outer.write_all(b"GET /still HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert!(read_all(&mut outer).await.contains("GET /still"), "what is allowed goes on");
+}
+
+#[tokio::test]
+async fn an_instance_is_held_to_its_rate() {
+    let (house, _) = house_with_outside(vec![("BEAVER_EGRESS_BYTES_PER_SECOND", "100000".to_owned())]).await;
+    let egress = house.run(1).join("out/egress.sock");
+    let mut upload = door(&egress).await;
+    let body = vec![b'x'; 600_000];
+    let head = "POST http://public.test/upload HTTP/1.1\r\nhost: public.test\r\nconnection: close\r\ncontent-length: 600000\r\n\r\n";
+    upload.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::pause();
+    let since = tokio::time::Instant::now();
+    upload.write_all(&body).await.unwrap();
+    let answer = Answer::parse(&read_all(&mut upload).await);
+    assert_eq!(answer.body, "600000 bytes");
+    let took = since.elapsed().as_secs_f64();
+    assert!(took > 4.5, "{took}");
+}

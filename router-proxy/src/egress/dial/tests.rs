@@ -4,7 +4,10 @@ use contracts::InstanceId;
 use futures_util::{future::BoxFuture, poll};
 
 use super::*;
-use crate::egress::tenant::{self, Tenants};
+use crate::egress::{
+    rules::Rules,
+    tenant::{self, Limits, Tenants},
+};
 
 /// A network in which names below `slow.test` are never answered and all others lead to the same address, where nobody
 /// listens.
@@ -50,9 +53,10 @@ fn target(text: &str) -> Target {
 async fn who_asks_for_slow_names_waits_alone() {
     let network = Arc::new(Slow::default());
     let rules = Rules { default: "allow-public".parse().unwrap(), allow: Vec::new(), deny: Vec::new() };
+    let rules = tokio::sync::watch::channel(Arc::new(rules)).1;
     let own = Arc::new(Own::new(Vec::new(), Vec::new(), Arc::clone(&network) as _));
     let dialer = Dialer::new(rules, Arc::clone(&network) as _, own);
-    let tenants = Tenants::default();
+    let tenants = Tenants::new(Limits::default(), clock::Clock::system());
     let [alice, bob] = [1, 2].map(|n| tenants.get(InstanceId::from_uuid(uuid::Uuid::from_u128(n))));
 
     let slow: Vec<Target> = (0..1000).map(|n| target(&format!("{n}.slow.test:80"))).collect();

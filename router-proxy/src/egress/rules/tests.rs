@@ -33,7 +33,8 @@ fn without_rules_only_public_addresses_are_let_out() {
 
 #[test]
 fn allowing_an_address_is_for_that_address_and_port() {
-    let rules = rules("allow-public", "192.168.1.10:11434, 10.8.0.0/16, [fd00::5]:80, fd01::/64", "");
+    let rules =
+        rules("allow-public", "192.168.1.10:11434, 10.8.0.0/16, [fd00::5]:80, fd01::/64, 10.9.1.0/24:8000-8100", "");
     for (target, address, let_out) in [
         ("192.168.1.10:11434", "192.168.1.10", true),
         ("named.test:11434", "192.168.1.10", true),
@@ -41,6 +42,10 @@ fn allowing_an_address_is_for_that_address_and_port() {
         ("192.168.1.11:11434", "192.168.1.11", false),
         ("a.test:1", "10.8.255.255", true),
         ("a.test:1", "10.9.0.0", false),
+        ("a.test:8000", "10.9.1.1", true),
+        ("a.test:8100", "10.9.1.1", true),
+        ("a.test:7999", "10.9.1.1", false),
+        ("a.test:8101", "10.9.1.1", false),
         ("a.test:1", "::ffff:10.8.0.1", false),
         ("a.test:80", "fd00::5", true),
         ("a.test:81", "fd00::5", false),
@@ -105,9 +110,22 @@ fn deny_all_lets_out_what_is_listed() {
 
 #[test]
 fn rules_are_refused_when_they_mean_nothing() {
-    for text in
-        ["", "a b", "10.0.0.0/33", "10.0.0", "host:0", "host:x", "*.*", "a.*.b", "http://a", "[fd00::1", "::1:x"]
-    {
+    for text in [
+        "",
+        "a b",
+        "10.0.0.0/33",
+        "10.0.0",
+        "host:0",
+        "host:x",
+        "*.*",
+        "a.*.b",
+        "http://a",
+        "[fd00::1",
+        "::1:x",
+        "a:9-8",
+        "a:1-",
+        "a:0-5",
+    ] {
         assert!(text.parse::<Rule>().is_err(), "{text}");
     }
 }

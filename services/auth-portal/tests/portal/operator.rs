@@ -114,7 +114,7 @@ async fn an_account_is_suspended_with_a_reason_and_restored_and_that_is_kept() {
     let page = operator.post("/operator/accounts/alice/suspend", &[("reason", "sends <b>spam</b>")]).await;
     assert_eq!(page.location.as_deref(), Some("/operator/accounts/alice"));
     let page = operator.get("/operator/accounts/alice").await;
-    page.shows("This account is suspended since");
+    page.shows("This account has been suspended since");
     page.shows("Suspended by op@example.com");
     page.shows("sends <b>spam</b>");
     assert!(!page.body.contains("<b>spam"), "never markup");

@@ -3,13 +3,37 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const main = $("main"), words = main.dataset, log = $("log"), input = $("message");
-  const codes = JSON.parse(words.codes);
+  const codes = JSON.parse(words.codes), refusals = JSON.parse(words.refusals);
   let chat = null;      // the chat shown, or null for one that is not begun yet
   let running = null;   // the AbortController of the answer under way
   let pending = null;   // a message that was not acknowledged: sent again under the same id
 
-  const signIn = () => { location.href = "/auth/start?rd=" + encodeURIComponent(location.pathname) + location.hash; };
+  // What is in the box, or was just sent from it, outlives the way through the portal and back, in this tab alone.
+  const DRAFT = "draft";
+  function signIn(sent) {
+    const text = sent || input.value;
+    try { if (text.trim()) sessionStorage.setItem(DRAFT, JSON.stringify({ chat, text })); } catch { /* no storage */ }
+    location.href = "/auth/start?rd=" + encodeURIComponent(location.pathname) + location.hash;
+  }
+  function restore() {
+    try {
+      const draft = JSON.parse(sessionStorage.getItem(DRAFT));
+      sessionStorage.removeItem(DRAFT);
+      if (!draft) return;
+      if (draft.chat && !location.hash) history.replaceState(null, "", "#" + draft.chat);
+      if (!input.value) input.value = draft.text;
+    } catch { /* no storage, or nothing in it that can be read */ }
+  }
   const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+
+  // What a refusal means, by its code: the sentence that comes with it is for programs, and English.
+  async function refusal(response) {
+    const { code = "" } = await response.json().catch(() => ({}));
+    const unknown = response.status >= 500 ? words.offline : words.refused;
+    const error = new Error(refusals[code] || unknown + (code && " (" + code + ")"));
+    error.code = code;
+    return error;
+  }
 
   async function call(method, path, body) {
     const options = { method, headers: {} };
@@ -19,12 +43,7 @@
     }
     const response = await fetch(path, options);
     if (response.status === 401) { signIn(); throw new Error("signed out"); }
-    if (!response.ok) {
-      const problem = await response.json().catch(() => ({}));
-      const error = new Error(problem.detail || words.offline);
-      error.code = problem.code || "";
-      throw error;
-    }
+    if (!response.ok) throw await refusal(response);
     return response;
   }
 
@@ -205,11 +224,8 @@
         body: JSON.stringify({ id: message.id, content: message.content, again }),
         signal: controller.signal,
       });
-      if (response.status === 401) return signIn();
-      if (!response.ok) {
-        const problem = await response.json().catch(() => ({}));
-        throw new Error(problem.detail || words.offline);
-      }
+      if (response.status === 401) return signIn(acknowledged ? "" : message.content);
+      if (!response.ok) throw await refusal(response);
       await events(response, (name, data) => {
         if (name === "accepted") {
           acknowledged = true;
@@ -273,5 +289,6 @@
     $("show-chats").setAttribute("aria-expanded", String(shown));
   });
   window.addEventListener("hashchange", () => open(location.hash.slice(1)));
+  restore();
   open(location.hash.slice(1));
 })();

@@ -6,6 +6,10 @@ use serde_json::json;
 
 use crate::upstream::FailureKind;
 
+/// Marks an answer as one of our own refusals: its code.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused(pub &'static str);
+
 /// A refusal of the gateway: `{"error":{message,type,param,code}}`.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal {
@@ -126,6 +130,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, self.json()).into_response();
+        response.extensions_mut().insert(Refused(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

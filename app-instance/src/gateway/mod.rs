@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
 
 use crate::{app::App, upstream};
-pub use errors::Refusal;
+pub use errors::{Refusal, Refused};
 pub use keys::Keys;
 
 /// The largest request body, in bytes: pictures travel in it.

@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use locale::Locale;
 use service::Problem;
 
-use crate::{app::App, session::guard};
+use crate::{app::App, gateway::Refused, session::guard};
 use texts::Texts;
 
 /// The longest refusal that is made a page, in bytes.
@@ -61,17 +61,36 @@ struct Notice {
     request_id: Option<String>,
 }
 
-/// Around everything but the gateway: the headers that protect pages, and refusals as pages for people who look at them.
+/// The headers that protect pages, and refusals as pages for people who look at them. The gateway's answers are left as
+/// they are, but for its refusals to somebody who opens its address in a browser.
 pub async fn dress(State(app): State<Arc<App>>, locale: Locale, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if path == "/v1" || path.starts_with("/v1/") {
-        return next.run(request).await;
-    }
     let person = accepts_html(request.headers());
+    if path == "/v1" || path.starts_with("/v1/") {
+        let response = next.run(request).await;
+        return match response.extensions().get::<Refused>() {
+            Some(Refused(code)) if person => for_programs(&app, locale, code, response.status()),
+            _ => response,
+        };
+    }
     let mut response = next.run(request).await;
     if person && response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE) {
         response = refusal(&app, locale, response).await;
     }
+    guard::secure_headers(response.headers_mut(), &app.content_policy);
+    response
+}
+
+/// The page behind the gateway's addresses, which are no pages.
+fn for_programs(app: &App, locale: Locale, code: &'static str, status: StatusCode) -> Response {
+    let page = Notice {
+        t: Texts::new(app, locale, "/"),
+        heading: "notice.programs",
+        words: "notice.programs_words",
+        code: Some(code.to_owned()),
+        request_id: service::telemetry::request_id(),
+    };
+    let mut response = html(status, &page);
     guard::secure_headers(response.headers_mut(), &app.content_policy);
     response
 }

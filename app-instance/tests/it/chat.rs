@@ -245,3 +245,23 @@ async fn an_answer_that_more_was_said_after_is_not_made_again() {
     let read = browser.get(&format!("/api/chats/{chat}")).await;
     assert_eq!(read["messages"][1]["content"], "one");
 }
+
+#[tokio::test]
+async fn the_page_has_the_words_for_every_refusal_in_its_language() {
+    let house = House::with_model("odd").await;
+    let browser = house.sign_in().await;
+    let mut pages = Vec::new();
+    for language in ["en", "zh-CN"] {
+        let page = browser.request(Method::GET, "/").header("accept-language", language).send().await.unwrap();
+        let page = page.text().await.unwrap();
+        let found = page.split("data-refusals=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        let found: Value = serde_json::from_str(&found.replace("&#34;", "\"").replace("&#39;", "'")).unwrap();
+        assert!(found["unavailable"].is_string() && found["chat_busy"].is_string(), "{found}");
+        pages.push(found);
+    }
+    let (english, chinese) = (pages[0].as_object().unwrap(), pages[1].as_object().unwrap());
+    assert!(english.keys().eq(chinese.keys()) && english.len() >= 10);
+    for (code, words) in english {
+        assert_ne!(words, &chinese[code], "{code} is not translated");
+    }
+}

@@ -250,3 +250,21 @@ async fn browser_programs_of_other_origins_may_call_with_a_key() {
     assert_eq!(header(&answer, "access-control-allow-origin"), "*");
     assert_eq!(header(&answer, "x-content-type-options"), "nosniff");
 }
+
+#[tokio::test]
+async fn somebody_who_opens_its_address_is_told_in_their_language_what_it_is_for() {
+    let house = House::with_model("odd").await;
+    for path in ["/v1", "/v1/models", "/v1/nothing"] {
+        for (language, words) in [("en", "This address is for programs"), ("zh-CN", "这个地址是给程序用的")] {
+            let opened = house.edge(Method::GET, path).header("accept", "text/html,*/*;q=0.8");
+            let response = opened.header("accept-language", language).send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+            assert!(response.headers().contains_key("content-security-policy"));
+            let page = response.text().await.unwrap();
+            assert!(page.contains(words) && page.contains("invalid_api_key"), "{page}");
+        }
+        // A program, whatever it speaks.
+        let asked = house.edge(Method::GET, path).header("accept", "*/*").header("accept-language", "zh-CN");
+        assert_eq!(code(asked.send().await.unwrap()).await.1, "invalid_api_key", "{path}");
+    }
+}

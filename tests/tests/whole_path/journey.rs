@@ -11,6 +11,7 @@ use beaver_tests::{
     steps::Steps,
     wait,
 };
+use serde_json::json;
 
 use crate::{Browsers, World};
 
@@ -18,6 +19,8 @@ use crate::{Browsers, World};
 pub const ALICE_SAYS: &str = "canary-prompt-alice: is 7 × 6 = 42? <i>markup</i>";
 /// What alice says while the provider is held.
 pub const ALICE_SAYS_SLOWLY: &str = "canary-prompt-alice-slowly: one two three";
+/// What alice has in the box when her session ends.
+const ALICE_TYPES: &str = "canary-prompt-alice-typed: still here?";
 /// What bob says.
 pub const BOB_SAYS: &str = "canary-prompt-bob：你好，海狸";
 
@@ -42,6 +45,7 @@ impl World<'_> {
             .need("alice gives a provider, which is tested from inside her workspace", self.alice_onboards(alice))
             .await?;
         steps.need("alice chats", self.chat(alice, ALICE_SAYS, &self.alice)).await?;
+        steps.check("what alice typed is there after her session ended", self.typed_text_stays(alice)).await;
         steps.need("alice sees an answer arrive piece by piece", self.piece_by_piece(alice)).await?;
         steps.need("bob signs up, in Chinese", by_hand::sign_up(bob, self.stack, &self.bob)).await?;
         steps.check("bob's bad provider, in Chinese", self.bad_providers(bob, ZH)).await;
@@ -124,6 +128,33 @@ impl World<'_> {
             "the provider sees {:?}",
             asked[0].headers
         );
+        Ok(())
+    }
+
+    /// The workspace's session ends, the portal's does not: the way back is by itself, and what was typed comes along.
+    async fn typed_text_stays(&self, browser: &Browser) -> anyhow::Result<()> {
+        let origin = self.stack.origin(&self.alice.slug);
+        browser.open(&origin).await?;
+        browser.fill("#message", ALICE_TYPES).await?;
+        let cookie = json!({"name": "beaver_workspace", "url": origin});
+        browser.devtools("Network.deleteCookies", cookie).await?;
+        browser.click("#send").await?;
+        wait::until("the text is in the box again", Duration::from_secs(30), || async {
+            let there = "return performance.getEntriesByType('navigation')[0]?.redirectCount + ' ' +
+                         (document.getElementById('message')?.value ?? '')";
+            let found = browser.script(there).await?;
+            ensure!(found.as_str().is_some_and(|found| found.ends_with(ALICE_TYPES)), "the box has {found}");
+            ensure!(browser.url().await?.starts_with(&origin), "it is at {}", browser.url().await?);
+            let signed_in = browser.script("return fetch('/api/chats').then((answer) => answer.status)").await?;
+            ensure!(signed_in == 200, "she is not signed in again: {signed_in}");
+            Ok(Some(()))
+        })
+        .await?;
+        browser.click("#send").await?;
+        by_hand::answered(browser, &reply_to(ALICE_TYPES)).await?;
+        ensure!(self.provider.asked(ALICE_TYPES).await?.len() == 1, "it was sent more than once");
+        let kept = browser.script("return sessionStorage.length").await?;
+        ensure!(kept == 0, "{kept} drafts are kept");
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/provider/test", post(test_provider))
         .route("/healthz", get(async || Json(json!({ "status": "ok", "version": service::VERSION }))))
         .route("/readyz", get(ready))
+        .merge(service::health::metrics_route())
 }
 
 async fn register(

@@ -84,6 +84,7 @@ pub async fn make(
         End::Stopped => ("interrupted", None, Some(Event::Failed { code: "interrupted", provider_said: None })),
         End::Failed { code, said } => ("failed", Some(code), Some(Event::Failed { code, provider_said: said })),
     };
+    metrics::counter!("beaver_answers_total", "status" => status, "code" => error.unwrap_or("")).increment(1);
     let event = match app.chats.save_answer(&answer_id, &text, status, error).await {
         Ok(()) => event,
         Err(error) => {

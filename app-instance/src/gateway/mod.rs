@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
 
-use crate::{app::App, upstream};
+use crate::{app::App, chat::answer::code, upstream};
 pub use errors::{Refusal, Refused};
 pub use keys::Keys;
 
@@ -112,6 +112,7 @@ async fn manners(request: Request, next: Next) -> Response {
     } else {
         next.run(request).await
     };
+    metrics::counter!("beaver_gateway_requests_total", "status" => response.status().as_str().to_owned()).increment(1);
     let to = response.headers_mut();
     let cors: Vec<_> = to.keys().filter(|n| n.as_str().starts_with("access-control-") && !preflight).cloned().collect();
     for name in cors {
@@ -182,6 +183,7 @@ async fn forward(app: &App, request: Request, body: Bytes) -> Result<Response, R
     let answer = app.upstream.send(http::Request::from_parts(parts, Full::new(body))).await;
     let answer = answer.map_err(|failure| {
         tracing::warn!(cause = failure.chain(), "the provider gave no answer");
+        metrics::counter!("beaver_gateway_failures_total", "code" => code(failure.kind.outcome())).increment(1);
         Refusal::upstream(failure.kind)
     })?;
     let (mut parts, body) = answer.into_parts();

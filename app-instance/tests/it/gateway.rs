@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     fakes::{ODD_ANSWER, ODD_STREAM, fake_egress},
-    house::House,
+    house::{Events, House},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -267,4 +267,29 @@ async fn somebody_who_opens_its_address_is_told_in_their_language_what_it_is_for
         let asked = house.edge(Method::GET, path).header("accept", "*/*").header("accept-language", "zh-CN");
         assert_eq!(code(asked.send().await.unwrap()).await.1, "invalid_api_key", "{path}");
     }
+}
+
+#[tokio::test]
+async fn its_numbers_are_for_beaver_alone() {
+    let house = House::with_model("odd").await;
+    let browser = house.sign_in().await;
+    let key = browser.new_key().await;
+    let body = json!({ "model": "canary-model", "messages": [{ "role": "user", "content": "canary-prompt" }] });
+    assert_eq!(chat(&house, &key, body.to_string()).await.status(), StatusCode::OK);
+    assert_eq!(chat(&house, "sk-wrong", body.to_string()).await.status(), StatusCode::UNAUTHORIZED);
+    let said = browser.new_chat().await;
+    Events::of(browser.say(&said, "message-1", "canary-prompt", false).await).all().await;
+
+    for outside in [house.edge(Method::GET, "/metrics"), browser.request(Method::GET, "/metrics")] {
+        assert_eq!(outside.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    }
+    let numbers = house.internal(Method::GET, "/metrics").send().await.unwrap();
+    assert_eq!(numbers.status(), StatusCode::OK);
+    let numbers = numbers.text().await.unwrap();
+    // Other tests of this program count too.
+    let of = |name: &str| numbers.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    assert!(of("beaver_gateway_requests_total{status=\"200\"}").is_some_and(|n| n >= 1), "{numbers}");
+    assert!(of("beaver_gateway_requests_total{status=\"401\"}").is_some_and(|n| n >= 1), "{numbers}");
+    assert!(numbers.contains("beaver_answers_total{"), "{numbers}");
+    assert!(!numbers.contains("canary") && !numbers.contains(&key), "{numbers}");
 }

@@ -13,6 +13,7 @@
 //! | `POST /api/auth/logout` | [`EndSessions`] | 204 |
 //! | `POST /api/provider/test` | [`TestProvider`] | 200 [`crate::provider::ProviderTest`] |
 //! | `GET /healthz`, `GET /readyz` | – | 200 [`Readiness`], 503 |
+//! | `GET /metrics` | – | 200, Prometheus' text format |
 //!
 //! For browsers, on its own origin: `GET /auth/start?rd=`, `GET /auth/finish?code=`, `POST /auth/signout`, the workspace.
 
@@ -112,7 +113,7 @@ pub struct HandOffCode {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndSessions {
-    /// An assertion with `purpose: logout`; its `sid` says which.
+    /// An assertion with `purpose: logout`; its `sid` says which. Without `sid`: all.
     pub assertion: String,
 }
 

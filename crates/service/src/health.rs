@@ -22,6 +22,12 @@ static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     handle
 });
 
+/// `/metrics` alone, for who answers the others otherwise. What is counted before this is made is not shown.
+pub fn metrics_route<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    LazyLock::force(&METRICS);
+    Router::new().route("/metrics", get(async || METRICS.render()))
+}
+
 /// The named needs of a service.
 #[derive(Clone, Default)]
 pub struct Health {
@@ -48,7 +54,7 @@ impl Health {
 
     /// `/healthz`, `/readyz` and `/metrics`: for internal listeners.
     pub fn routes(self) -> Router {
-        self.public_routes().route("/metrics", get(async || METRICS.render()))
+        self.public_routes().merge(metrics_route())
     }
 
     /// `/healthz` and `/readyz`.

@@ -1,18 +1,11 @@
 //! Both engines against the one conformance suite; the docker one on a real engine.
 
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/instance.rs"]
 mod instance;
 
-use std::path::Path;
-
-use bollard::{
-    models::ContainerInspectResponse,
-    query_parameters::{
-        BuildImageOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
-        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-    },
-};
-use clock::Entropy;
+use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 use contracts::{AccountId, InstanceId};
 use deploy_control::{
     config::{Config, EngineConfig},
@@ -25,39 +18,14 @@ use deploy_control::{
     folders::Folders,
     registry::Row,
 };
-use futures_util::StreamExt;
-use settings::Env;
 use uuid::Uuid;
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+use host::{Host, config};
 
 /// Not a test: what an engine starts. See [`instance`].
 #[test]
 fn as_an_instance() {
     instance::serve_if_started_by_an_engine();
-}
-
-fn config(data_dir: &Path, engine: &str, prefix: &str) -> Config {
-    let command = [vec![own_path()], instance::ARGUMENTS.map(str::to_owned).to_vec()].concat().join(" ");
-    let pairs = [
-        ("BEAVER_DEPLOY_TOKEN", TOKEN),
-        ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
-        ("BEAVER_ROUTER_INTERNAL_TOKEN", TOKEN),
-        ("BEAVER_DATA_DIR", data_dir.to_str().unwrap()),
-        ("BEAVER_ENGINE", engine),
-        ("BEAVER_PREFIX", prefix),
-        ("BEAVER_INSTANCE_IMAGE", &format!("{prefix}:test")),
-        ("BEAVER_INSTANCE_COMMAND", &command),
-    ];
-    let mut env = Env::from_pairs(pairs);
-    if let Ok(host) = std::env::var("DOCKER_HOST") {
-        env = env.with("DOCKER_HOST", host);
-    }
-    Config::from_env(&env).unwrap()
-}
-
-fn own_path() -> String {
-    std::env::current_exe().unwrap().to_str().unwrap().to_owned()
 }
 
 /// An instance whose folders are made, and what its unit must be.
@@ -150,92 +118,6 @@ async fn a_program_that_is_missing_is_not_found() {
     assert_eq!(engine.start(spec.id).await.unwrap_err().kind, ErrorKind::NotFound);
 }
 
-/// A stack of this test's own on the real engine; whatever it made is removed with it, also after a panic.
-struct Host {
-    client: bollard::Docker,
-    config: Config,
-    folders: Folders,
-    folder: tempfile::TempDir,
-}
-
-impl Host {
-    /// `None`, said on standard error, when there is no engine; a panic when there must be one.
-    async fn new() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let prefix = format!("test-{:08x}", u32::from_le_bytes(Entropy::system().bytes()));
-        let config = config(folder.path(), "docker", &prefix);
-        let root = rustix::process::geteuid().is_root();
-        match Docker::new(&config.engine).capabilities().await {
-            Ok(_) if root => {}
-            outcome => {
-                let why = outcome.err().map_or("not running as root".into(), |error| error.to_string());
-                let required = std::env::var("BEAVER_TEST_DOCKER").is_ok_and(|value| value == "required");
-                assert!(!required, "BEAVER_TEST_DOCKER=required, but {why}");
-                eprintln!("the docker engine was not tested: {why}");
-                return None;
-            }
-        }
-        let folders = Folders::open(folder.path(), true, config.instance.clone()).unwrap();
-        let host = Self { client: client(&config.engine), config, folders, folder };
-        host.build_image().await;
-        Some(host)
-    }
-
-    async fn build_image(&self) {
-        let program = std::fs::read(own_path()).unwrap();
-        let entry = [vec!["/instance"], instance::ARGUMENTS.to_vec()].concat();
-        let dockerfile = format!("FROM scratch\nCOPY instance /instance\nENTRYPOINT {}\n", serde_json::json!(entry));
-        let mut archive = tar::Builder::new(Vec::new());
-        for (name, bytes, mode) in [("Dockerfile", dockerfile.as_bytes(), 0o644), ("instance", &program, 0o755)] {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(mode);
-            header.set_cksum();
-            archive.append_data(&mut header, name, bytes).unwrap();
-        }
-        let options = BuildImageOptionsBuilder::new().t(&self.config.engine.image).rm(true).forcerm(true).build();
-        let body = bollard::body_full(archive.into_inner().unwrap().into());
-        let mut progress = std::pin::pin!(self.client.build_image(options, None, Some(body)));
-        while let Some(said) = progress.next().await {
-            assert!(said.as_ref().unwrap().error_detail.is_none(), "{said:?}");
-        }
-    }
-
-    async fn inspect(&self, spec: &InstanceSpec) -> ContainerInspectResponse {
-        let name = format!("{}-{}", self.config.engine.prefix, spec.id);
-        self.client.inspect_container(&name, None).await.unwrap()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let (client, engine) = (self.client.clone(), self.config.engine.clone());
-        // A drop cannot wait inside the test's runtime, so another thread does, with one of its own.
-        let swept = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(sweep(client, engine))
-        });
-        if swept.join().is_err() {
-            eprintln!("containers or images of {} are left", self.config.engine.prefix);
-        }
-    }
-}
-
-async fn sweep(client: bollard::Docker, engine: EngineConfig) {
-    let filters = [("label".to_owned(), vec![format!("beaver.stack={}", engine.prefix)])].into();
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    for container in client.list_containers(Some(options)).await.unwrap() {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let _ = client.remove_container(&container.id.unwrap(), Some(options)).await;
-    }
-    let options = RemoveImageOptionsBuilder::new().force(true).build();
-    client.remove_image(&engine.image, Some(options), None).await.unwrap();
-}
-
-fn client(engine: &EngineConfig) -> bollard::Docker {
-    let version = bollard::ClientVersion { major_version: 1, minor_version: 41 };
-    bollard::Docker::connect_with_unix(engine.docker_socket.to_str().unwrap(), 60, &version).unwrap()
-}
-
 #[tokio::test]
 async fn the_docker_engine_conforms() {
     let Some(host) = Host::new().await else { return };
@@ -287,7 +169,7 @@ async fn a_container_is_as_hard_as_it_is_said_to_be() {
     assert!(foreign.is_empty(), "{foreign:?}");
 
     // As the engine keeps it.
-    let found = host.inspect(&spec).await;
+    let found = host.inspect(spec.id).await;
     let limits = found.host_config.unwrap();
     assert_eq!((limits.memory, limits.memory_swap), (Some(256 << 20), Some(256 << 20)));
     assert_eq!((limits.nano_cpus, limits.pids_limit), (Some(1_000_000_000), Some(128)));

@@ -249,6 +249,51 @@ async fn restarts_of_the_host_are_no_crashes_however_many() {
 }
 
 #[tokio::test]
+async fn what_fails_for_good_says_why_and_goes_on_when_it_is_wanted_again() {
+    for (call, kind, code) in [
+        ("ensure", ErrorKind::NotFound, "image_missing"),
+        ("ensure", ErrorKind::Rejected, "engine_rejected"),
+        ("ensure", ErrorKind::Conflict, "engine_rejected"),
+        ("start", ErrorKind::Rejected, "engine_rejected"),
+    ] {
+        for wish in ["retry", "start", "restart"] {
+            let world = sqlite_world().await;
+            let (service, alice) = (world.start().await, Person::named("alice"));
+            world.engine.refuse(call, kind);
+            service.register(&alice).await;
+            let failed = service.settled(&alice, Phase::Failed).await;
+            assert_eq!(
+                (failed.error.as_ref().unwrap().code.as_str(), failed.desired),
+                (code, Desired::Running),
+                "{call}"
+            );
+            let codes = service.codes(&alice).await;
+            assert_eq!(codes.iter().filter(|code| **code == EventCode::AttemptFailed).count(), 4, "{codes:?}");
+            assert_eq!(codes.last(), Some(&EventCode::Failed));
+
+            // Asked for again while the cause is still there: the same, with as many attempts.
+            let attempts = world.engine.count(call, alice.id);
+            service.wish(&alice, wish).await;
+            let failed = service.settled(&alice, Phase::Failed).await;
+            assert_eq!(failed.error.unwrap().code, code, "{call} {wish}");
+            assert_eq!(world.engine.count(call, alice.id), attempts + 4, "{call} {wish}");
+
+            // The cause goes. Nobody tries by himself, not even after a restart of the service; asked for, it goes on.
+            world.engine.accept(call);
+            service.kill();
+            let service = world.start().await;
+            let bob = Person::named("bobby");
+            service.register(&bob).await;
+            service.settled(&bob, Phase::Ready).await;
+            assert_eq!(world.engine.count(call, alice.id), attempts + 4, "{call} {wish}");
+            service.wish(&alice, wish).await;
+            assert_eq!(service.settled(&alice, Phase::Ready).await.error, None, "{call} {wish}");
+            assert_eq!(world.neighbours.owners_taken(alice.id), 1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_missing_image_fails_with_its_reason_and_a_retry_works() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));

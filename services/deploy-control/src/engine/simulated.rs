@@ -3,7 +3,7 @@
 //! Clones are the same engine, as a host's engine is the same for a restarted service.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -34,6 +34,8 @@ struct State {
     image_missing: bool,
     /// The next calls of this name fail so.
     failures: Vec<(&'static str, ErrorKind)>,
+    /// Calls of these names fail so, however often they are made.
+    refused: HashMap<&'static str, ErrorKind>,
     /// Calls of this name wait until they are let go.
     held: HashSet<&'static str>,
     calls: Vec<(&'static str, InstanceId)>,
@@ -77,6 +79,16 @@ impl Simulated {
     /// Lets the next call of this name fail. Said twice, the next two fail.
     pub fn fail_next(&self, call: &'static str, kind: ErrorKind) {
         self.state().failures.push((call, kind));
+    }
+
+    /// Lets every call of this name fail, until [`Self::accept`].
+    pub fn refuse(&self, call: &'static str, kind: ErrorKind) {
+        self.state().refused.insert(call, kind);
+    }
+
+    /// Lets calls of this name succeed again.
+    pub fn accept(&self, call: &str) {
+        self.state().refused.remove(call);
     }
 
     /// Keeps calls of this name waiting until [`Self::release`].
@@ -130,6 +142,9 @@ impl Simulated {
         state.calls.push((call, id));
         if state.away {
             return Err(EngineError::new(ErrorKind::Unavailable, call));
+        }
+        if let Some(kind) = state.refused.get(call) {
+            return Err(EngineError::new(*kind, call));
         }
         if let Some(at) = state.failures.iter().position(|(name, _)| *name == call) {
             return Err(EngineError::new(state.failures.remove(at).1, call));

@@ -4,14 +4,19 @@
 pub mod neighbours;
 pub mod reader;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clock::Clock;
 use contracts::{
     AccountId, InstanceId, Slug,
     deploy::{Event, EventCode, EventList, Instance, Phase, RegisterInstance},
 };
-use deploy_control::{Service, config::Config, engine::simulated::Simulated, registry::MIGRATOR};
+use deploy_control::{
+    Service,
+    config::Config,
+    engine::{Engine, simulated::Simulated},
+    registry::MIGRATOR,
+};
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use service::{Shutdown, http::RequestIds};
@@ -20,7 +25,7 @@ use store::testing::TestStore;
 use tokio::{net::TcpListener, runtime::Runtime};
 use uuid::Uuid;
 
-use neighbours::Neighbours;
+use neighbours::{Neighbours, Runs};
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -58,7 +63,12 @@ pub async fn sqlite_world() -> World {
 async fn world(store: TestStore) -> World {
     let folder = tempfile::tempdir().unwrap();
     let engine = Simulated::default();
-    let neighbours = Neighbours::start(engine.clone(), folder.path().to_owned()).await;
+    let units = engine.clone();
+    let run_of: Runs = Arc::new(move |id| {
+        let unit = units.units().into_iter().find(|unit| unit.id == id);
+        Box::pin(async move { unit?.run })
+    });
+    let neighbours = Neighbours::start(run_of, folder.path().to_owned()).await;
     let env = Env::from_pairs([
         ("BEAVER_DEPLOY_TOKEN", TOKEN),
         ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
@@ -84,23 +94,7 @@ impl World {
 
     /// As [`World::start`], with or without a router.
     pub async fn start_followed(&self, follows: bool) -> Running {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let (config, engine, stop) = (self.config.clone(), self.engine.clone(), Shutdown::new());
-        let stopping = stop.clone();
-        let (to, address) = tokio::sync::oneshot::channel();
-        runtime.spawn(async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let service =
-                Service::start(&config, std::sync::Arc::new(engine), Clock::system(), stopping.clone()).await.unwrap();
-            to.send(address).unwrap();
-            let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
-            service::serve(listener, router, stopping).await.unwrap();
-            service.ended().await;
-        });
-        let base = format!("http://{}", address.await.unwrap());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut running = Running { runtime: Some(runtime), stop, base, client, router: None };
+        let mut running = start(&self.config, Arc::new(self.engine.clone())).await;
         if follows {
             running.follow();
         }
@@ -114,6 +108,26 @@ impl World {
     pub fn current_config(&self, id: InstanceId) -> contracts::instance::InstanceConfig {
         serde_json::from_slice(&std::fs::read(self.config_dir(id).join("config.json")).unwrap()).unwrap()
     }
+}
+
+/// Starts the service with this engine; no router follows its routes yet.
+pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Running {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (config, stop) = (config.clone(), Shutdown::new());
+    let stopping = stop.clone();
+    let (to, address) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = Service::start(&config, engine, Clock::system(), stopping.clone()).await.unwrap();
+        to.send(address).unwrap();
+        let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
+        service::serve(listener, router, stopping).await.unwrap();
+        service.ended().await;
+    });
+    let base = format!("http://{}", address.await.unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    Running { runtime: Some(runtime), stop, base, client, router: None }
 }
 
 impl Drop for Running {

@@ -1,4 +1,4 @@
-//! A false authz and a false router on loopback. The router answers for instances as the simulated engine has them.
+//! A false authz and a false router on loopback. The router answers for instances as their engine has them.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,7 +20,7 @@ use contracts::{
     authz::{BackendRegistered, RegisterBackend},
     instance::{InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
 };
-use deploy_control::engine::simulated::Simulated;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use service::Problem;
 use tokio::net::TcpListener;
@@ -32,8 +32,11 @@ pub struct Neighbours {
     state: Arc<Neighbourhood>,
 }
 
+/// Which run of an instance's unit there is, as its engine says.
+pub type Runs = Arc<dyn Fn(InstanceId) -> BoxFuture<'static, Option<String>> + Send + Sync>;
+
 struct Neighbourhood {
-    engine: Simulated,
+    run_of: Runs,
     data_dir: PathBuf,
     authz_away: AtomicBool,
     router_away: AtomicBool,
@@ -50,9 +53,9 @@ struct Neighbourhood {
 }
 
 impl Neighbours {
-    pub async fn start(engine: Simulated, data_dir: PathBuf) -> Self {
+    pub async fn start(run_of: Runs, data_dir: PathBuf) -> Self {
         let state = Arc::new(Neighbourhood {
-            engine,
+            run_of,
             data_dir,
             authz_away: AtomicBool::new(false),
             router_away: AtomicBool::new(false),
@@ -130,8 +133,8 @@ fn unreachable() -> Response {
 
 impl Neighbourhood {
     /// The generation that the instance's present process read when it began; `None` when there is no process.
-    fn runs_with(&self, id: InstanceId) -> Option<i64> {
-        let run = self.engine.units().into_iter().find(|unit| unit.id == id)?.run?;
+    async fn runs_with(&self, id: InstanceId) -> Option<i64> {
+        let run = (self.run_of)(id).await?;
         let path = self.data_dir.join("instances").join(id.to_string()).join("config/config.json");
         let mut runs = self.runs.lock().unwrap();
         let generation = runs.entry(format!("{id} {run}")).or_insert_with(|| {
@@ -147,7 +150,7 @@ async fn readyz(State(state): State<Arc<Neighbourhood>>, Path(id): Path<Instance
     if state.router_away.load(Ordering::SeqCst) {
         return (StatusCode::BAD_GATEWAY, "away").into_response();
     }
-    match state.runs_with(id) {
+    match state.runs_with(id).await {
         Some(generation) if !state.sick.lock().unwrap().contains(&generation) => {
             let registered = state.owners.lock().unwrap().contains_key(&id);
             Json(Readiness { registered, config_generation: generation }).into_response()
@@ -161,7 +164,7 @@ async fn take_owner(
     Path(id): Path<InstanceId>,
     Json(body): Json<TakeOwner>,
 ) -> Response {
-    if state.runs_with(id).is_none() {
+    if state.runs_with(id).await.is_none() {
         return unreachable();
     }
     if state.refuse_owner.load(Ordering::SeqCst) {

@@ -1,0 +1,105 @@
+//! Sign-ups that cannot succeed, on the real Docker engine: each ends with its reason, and goes on once that is gone.
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/instance.rs"]
+mod instance;
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use contracts::deploy::{EventCode, Phase};
+use deploy_control::{
+    config::Limits,
+    engine::{Engine, docker::Docker},
+};
+use host::Host;
+use support::{
+    Person, Running,
+    neighbours::{Neighbours, Runs},
+};
+
+/// Not a test: what the engine starts. See [`instance`].
+#[test]
+fn as_an_instance() {
+    instance::serve_if_started_by_an_engine();
+}
+
+/// The service on the host's engine, with false neighbours.
+async fn start(host: &Host) -> Running {
+    start_with(host, host.config.engine.limits).await
+}
+
+/// The same, with these limits for instances.
+async fn start_with(host: &Host, limits: Limits) -> Running {
+    let engine: Arc<dyn Engine> = Arc::new(Docker::new(&host.config.engine));
+    let units = engine.clone();
+    let run_of: Runs = Arc::new(move |id| {
+        let units = units.clone();
+        Box::pin(async move { units.observe(id).await.ok()??.run })
+    });
+    let neighbours = Neighbours::start(run_of, host.folder.path().to_owned()).await;
+    let mut config = host.config.clone();
+    config.peers.authz_url = neighbours.authz_url.parse().unwrap();
+    config.peers.router_url = neighbours.router_url.parse().unwrap();
+    config.engine.limits = limits;
+    config.reconcile.first_retry = Duration::from_millis(4);
+    let mut service = support::start(&config, engine).await;
+    service.follow();
+    service
+}
+
+#[tokio::test]
+async fn a_missing_image_fails_with_its_reason_and_another_attempt_works_when_it_is_there() {
+    let Some(host) = Host::without_image().await else { return };
+    let (service, alice) = (start(&host).await, Person::named("alice"));
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "image_missing");
+    assert_eq!(service.codes(&alice).await.last(), Some(&EventCode::Failed));
+
+    host.build_image().await;
+    service.wish(&alice, "retry").await;
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((ready.error, host.inspect(alice.id).await.state.unwrap().running), (None, Some(true)));
+    // As whom it says it does: the user id of its row.
+    let user = host.inspect(alice.id).await.config.unwrap().user.unwrap();
+    assert_eq!(user, format!("{uid}:{uid}", uid = host.config.engine.uid_base + 1));
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_run_fails_with_its_reason_and_a_start_works_with_a_better_one() {
+    let Some(host) = Host::without_image().await else { return };
+    host.build_image_of("/not-there").await;
+    let (service, alice) = (start(&host).await, Person::named("alice"));
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    // The container starts, with an init of the engine's that finds nothing to run.
+    assert_eq!(failed.error.unwrap().code, "crash_loop");
+
+    let first = host.inspect(alice.id).await;
+    host.build_image().await;
+    service.wish(&alice, "start").await;
+    let ready = service.settled(&alice, Phase::Ready).await;
+    let second = host.inspect(alice.id).await;
+    assert_eq!((ready.error, second.state.unwrap().running), (None, Some(true)));
+    assert_ne!(second.image, first.image, "the unit is made from the better one");
+}
+
+#[tokio::test]
+async fn what_the_engine_refuses_fails_with_its_reason_and_goes_on_under_another_setting() {
+    let Some(host) = Host::new().await else { return };
+    // Less than any engine gives.
+    let service = start_with(&host, Limits { memory_bytes: 1 << 20, ..host.config.engine.limits }).await;
+    let alice = Person::named("alice");
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "engine_rejected");
+    service.kill();
+
+    let service = start(&host).await;
+    assert_eq!(service.settled(&alice, Phase::Failed).await.error.unwrap().code, "engine_rejected", "nobody asked");
+    service.wish(&alice, "retry").await;
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((ready.error, host.inspect(alice.id).await.state.unwrap().running), (None, Some(true)));
+}

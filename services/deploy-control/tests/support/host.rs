@@ -1,0 +1,154 @@
+//! A stack of a test's own on the real Docker engine.
+//!
+//! Its instances run the test's own program, which must have the "test" of [`instance::ARGUMENTS`](super::instance).
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::path::Path;
+
+use bollard::{
+    models::ContainerInspectResponse,
+    query_parameters::{
+        BuildImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+    },
+};
+use clock::Entropy;
+use contracts::InstanceId;
+use deploy_control::{
+    config::{Config, EngineConfig},
+    engine::{Engine, docker::Docker},
+    folders::Folders,
+};
+use futures_util::StreamExt;
+use settings::Env;
+
+use super::instance;
+
+/// What is on everything of a stack.
+const LABEL: &str = "beaver.stack";
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+pub fn config(data_dir: &Path, engine: &str, prefix: &str) -> Config {
+    let command = [vec![own_path()], instance::ARGUMENTS.map(str::to_owned).to_vec()].concat().join(" ");
+    let pairs = [
+        ("BEAVER_DEPLOY_TOKEN", TOKEN),
+        ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_ROUTER_INTERNAL_TOKEN", TOKEN),
+        ("BEAVER_DATA_DIR", data_dir.to_str().unwrap()),
+        ("BEAVER_ENGINE", engine),
+        ("BEAVER_PREFIX", prefix),
+        ("BEAVER_INSTANCE_IMAGE", &format!("{prefix}:test")),
+        ("BEAVER_INSTANCE_COMMAND", &command),
+    ];
+    let mut env = Env::from_pairs(pairs);
+    if let Ok(host) = std::env::var("DOCKER_HOST") {
+        env = env.with("DOCKER_HOST", host);
+    }
+    Config::from_env(&env).unwrap()
+}
+
+pub fn own_path() -> String {
+    std::env::current_exe().unwrap().to_str().unwrap().to_owned()
+}
+
+/// A stack of this test's own on the real engine; whatever it made is removed with it, also after a panic.
+pub struct Host {
+    pub client: bollard::Docker,
+    pub config: Config,
+    pub folders: Folders,
+    pub folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// `None`, said on standard error, when there is no engine; a panic when there must be one.
+    pub async fn new() -> Option<Self> {
+        let host = Self::without_image().await?;
+        host.build_image().await;
+        Some(host)
+    }
+
+    /// The same, with the image missing.
+    pub async fn without_image() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = format!("test-{:08x}", u32::from_le_bytes(Entropy::system().bytes()));
+        let config = config(folder.path(), "docker", &prefix);
+        let root = rustix::process::geteuid().is_root();
+        match Docker::new(&config.engine).capabilities().await {
+            Ok(_) if root => {}
+            outcome => {
+                let why = outcome.err().map_or("not running as root".into(), |error| error.to_string());
+                let required = std::env::var("BEAVER_TEST_DOCKER").is_ok_and(|value| value == "required");
+                assert!(!required, "BEAVER_TEST_DOCKER=required, but {why}");
+                eprintln!("the docker engine was not tested: {why}");
+                return None;
+            }
+        }
+        let folders = Folders::open(folder.path(), true, config.instance.clone()).unwrap();
+        Some(Self { client: client(&config.engine), config, folders, folder })
+    }
+
+    /// Builds the instances' image, in place of one that is there.
+    pub async fn build_image(&self) {
+        self.build_image_of("/instance").await;
+    }
+
+    /// The same, with another program, which may not be there.
+    pub async fn build_image_of(&self, program_path: &str) {
+        let program = std::fs::read(own_path()).unwrap();
+        let entry = [vec![program_path], instance::ARGUMENTS.to_vec()].concat();
+        let (stack, entry) = (&self.config.engine.prefix, serde_json::json!(entry));
+        let dockerfile = format!("FROM scratch\nLABEL {LABEL}={stack}\nCOPY instance /instance\nENTRYPOINT {entry}\n");
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, bytes, mode) in [("Dockerfile", dockerfile.as_bytes(), 0o644), ("instance", &program, 0o755)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(mode);
+            header.set_cksum();
+            archive.append_data(&mut header, name, bytes).unwrap();
+        }
+        let options = BuildImageOptionsBuilder::new().t(&self.config.engine.image).rm(true).forcerm(true).build();
+        let body = bollard::body_full(archive.into_inner().unwrap().into());
+        let mut progress = std::pin::pin!(self.client.build_image(options, None, Some(body)));
+        while let Some(said) = progress.next().await {
+            assert!(said.as_ref().unwrap().error_detail.is_none(), "{said:?}");
+        }
+    }
+
+    pub async fn inspect(&self, id: InstanceId) -> ContainerInspectResponse {
+        let name = format!("{}-{id}", self.config.engine.prefix);
+        self.client.inspect_container(&name, None).await.unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let (client, engine) = (self.client.clone(), self.config.engine.clone());
+        // A drop cannot wait inside the test's runtime, so another thread does, with one of its own.
+        let swept = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(sweep(client, engine))
+        });
+        if swept.join().is_err() {
+            eprintln!("containers or images of {} are left", self.config.engine.prefix);
+        }
+    }
+}
+
+async fn sweep(client: bollard::Docker, engine: EngineConfig) {
+    let filters = [("label".to_owned(), vec![format!("{LABEL}={}", engine.prefix)])].into();
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    for container in client.list_containers(Some(options)).await.unwrap() {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let _ = client.remove_container(&container.id.unwrap(), Some(options)).await;
+    }
+    // Also those whose name another has taken.
+    let options = ListImagesOptionsBuilder::new().all(true).filters(&filters).build();
+    for image in client.list_images(Some(options)).await.unwrap() {
+        let options = RemoveImageOptionsBuilder::new().force(true).build();
+        let _ = client.remove_image(&image.id, Some(options), None).await;
+    }
+}
+
+fn client(engine: &EngineConfig) -> bollard::Docker {
+    let version = bollard::ClientVersion { major_version: 1, minor_version: 41 };
+    bollard::Docker::connect_with_unix(engine.docker_socket.to_str().unwrap(), 60, &version).unwrap()
+}

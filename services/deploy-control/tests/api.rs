@@ -329,3 +329,110 @@ async fn the_newest_events_are_answered_oldest_first() {
         }
     }
 }
+
+/// Everything that a container could be asked for, and everything of a row that only Beaver itself writes.
+const NOT_FOR_CALLERS: [&str; 34] = [
+    "image",
+    "command",
+    "entrypoint",
+    "env",
+    "environment",
+    "mounts",
+    "binds",
+    "volumes",
+    "devices",
+    "privileged",
+    "cap_add",
+    "capabilities",
+    "security_opt",
+    "user",
+    "uid",
+    "number",
+    "network",
+    "network_mode",
+    "ports",
+    "pid_mode",
+    "runtime",
+    "labels",
+    "limits",
+    "memory_mb",
+    "memory_bytes",
+    "pids",
+    "host_config",
+    "HostConfig",
+    "folders",
+    "data_dir",
+    "desired",
+    "phase",
+    "generation",
+    "registered",
+];
+
+#[tokio::test]
+async fn no_caller_can_name_anything_but_instances() {
+    let mut world = sqlite_world().await;
+    let previous = "another-token-that-is-long-enough-000";
+    world.config.tokens.push(previous.to_owned().into());
+    let service = world.start().await;
+    let alice = Person::named("alice");
+    service.register(&alice).await;
+    let before = service.settled(&alice, Phase::Ready).await;
+    let calls = (world.engine.units(), world.engine.count("ensure", alice.id));
+
+    let owner = json!({ "account_id": alice.account });
+    let mut bodies = vec![
+        ("/api/instances/register".to_owned(), serde_json::to_value(Person::named("carol").wanted()).unwrap()),
+        ("/api/instances/resolve".into(), json!({ "account_id": alice.account, "slug": alice.slug })),
+        ("/api/instances/configure-provider".into(), alice.provider("sk-1")),
+    ];
+    for wish in ["stop", "start", "restart", "retry"] {
+        bodies.push((format!("/api/instances/{}/{wish}", alice.id), owner.clone()));
+    }
+    let refused = async |path: &str, body: &serde_json::Value, token: &str| {
+        let url = format!("{}{path}", service.base);
+        let answer = service.client.post(url).bearer_auth(token).json(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<ProblemDetails>().await.unwrap().code)
+    };
+    for (path, body) in &bodies {
+        for member in NOT_FOR_CALLERS {
+            let mut places = vec![body.clone()];
+            places[0][member] = json!("alpine");
+            if body.get("provider").is_some() {
+                places.push(body.clone());
+                places[1]["provider"][member] = json!(["/:/host"]);
+            }
+            for (body, token) in places.iter().flat_map(|body| [(body, TOKEN), (body, previous)]) {
+                assert_eq!(refused(path, body, token).await, (400, "invalid_request".into()), "{path} {member}");
+            }
+        }
+        // Said twice, the first or the second could be the one that is checked.
+        let text =
+            body.to_string().replacen('{', &format!("{{\"account_id\":\"{}\",", Person::named("mallory").account), 1);
+        let request = service.request("POST", path).header("content-type", "application/json").body(text);
+        assert_eq!(request.send().await.unwrap().status(), 400, "{path}");
+    }
+    let events = format!("/api/instances/{}/events", alice.id);
+    for query in [
+        "/api/instances?image=x".to_owned(),
+        format!("{events}?account_id={}&image=x", alice.account),
+        format!("{events}?account_id={}&account_id={}", Person::named("mallory").account, alice.account),
+        format!("{events}/stream?account_id={}&last=3", alice.account),
+    ] {
+        let (status, problem) = service.get::<ProblemDetails>(&query).await;
+        assert_eq!((status, problem.code.as_str()), (StatusCode::BAD_REQUEST, "invalid_request"), "{query}");
+    }
+    // Other ways in are not there.
+    for path in ["/api/images", "/api/instances/x/exec", "/containers/json", "/api/instances/create", "/api/engine"] {
+        let answer = service.request("POST", path).json(&owner).send().await.unwrap();
+        assert!([404, 405].contains(&answer.status().as_u16()), "{path} {}", answer.status());
+    }
+
+    assert_eq!(service.instance(&alice).await, before);
+    assert_eq!((world.engine.units(), world.engine.count("ensure", alice.id)), calls);
+    assert_eq!(service.get::<InstanceList>("/api/instances").await.1.instances.len(), 1, "nobody was taken in");
+    // The control: the same bodies as they should be.
+    for (path, body) in &bodies {
+        let status = service.request("POST", path).json(body).send().await.unwrap().status();
+        assert!(status.is_success(), "{path} {status}");
+    }
+}

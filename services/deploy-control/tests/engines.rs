@@ -145,6 +145,7 @@ async fn a_container_is_as_hard_as_it_is_said_to_be() {
         "CapBnd: 0000000000000000",
         "NoNewPrivs: 1",
         "Seccomp: 2",
+        "Seccomp_filters: 1",
         "network: lo",
         "writes root: false",
         "writes config: false",
@@ -152,8 +153,48 @@ async fn a_container_is_as_hard_as_it_is_said_to_be() {
         "writes data: true",
         "writes in: true",
         "writes tmp: true",
+        "Max open files 4096 4096 files",
+        "Max core file size 0 0 bytes",
+        "init: docker-init",
+        "oom: 500",
     ] {
         assert!(facts.contains(&fact), "{fact} is not so:\n{report}");
+    }
+    let fact = |name: &str| facts.iter().find_map(|fact| fact.strip_prefix(&format!("{name}: "))).unwrap_or_default();
+    let number = |name: &str| fact(name).parse::<u64>().unwrap_or_else(|_| panic!("{name}: {report}"));
+    // It asked for more of each, and got what it may have.
+    assert!((4_000..4_096).contains(&number("opens")), "{report}");
+    assert!((15_000..=16_384).contains(&number("files in tmp")), "{report}");
+    assert!((60 << 20..=64 << 20).contains(&number("bytes in tmp")), "{report}");
+    for (place, options) in [
+        ("/tmp", &["tmpfs ", "noexec", "nosuid", "nodev", "size=65536k", "nr_inodes=16384"][..]),
+        ("/dev/shm", &["tmpfs ", "noexec", "nosuid", "nodev", "size=65536k"]),
+        ("/", &[" ro"]),
+        ("/config", &[" ro"]),
+        ("/proc/sys", &[" ro"]),
+    ] {
+        let mounted = fact(&format!("mount {place}"));
+        assert!(options.iter().all(|option| mounted.contains(option)), "{place}: {mounted}\n{report}");
+    }
+    // What Docker hides of the host.
+    for hidden in ["kcore", "timers"] {
+        assert!(["", "Permission denied (os error 13)"].contains(&fact(hidden)), "{report}");
+    }
+    // The limits as the kernel has them; of the first kind of cgroups only with a namespace of one's own.
+    assert!(fact("cgroup").split(' ').all(|line| line.ends_with(":/")), "it sees no group but its own: {report}");
+    assert_eq!((number("memory"), fact("pids")), (256 << 20, "128"), "{report}");
+    assert!(["100000 100000", "100000"].contains(&fact("cpu")), "{report}");
+    assert!(["", "0"].contains(&fact("swap")), "swap, where the host accounts for it: {report}");
+    assert!(["", "268435456"].contains(&fact("memory and swap")), "{report}");
+    // Docker's own seccomp profile: nothing was said about it, and the engine was not told to have another.
+    let engine_says = host.client.info().await.unwrap().security_options.unwrap_or_default();
+    let seccomp = engine_says.iter().find(|option| option.starts_with("name=seccomp")).expect("seccomp");
+    assert!(["profile=builtin", "profile=default"].iter().any(|own| seccomp.ends_with(own)), "{seccomp}");
+    let profile = host.inspect(spec.id).await.app_armor_profile.unwrap_or_default();
+    if std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y") {
+        assert_eq!((profile.as_str(), fact("apparmor")), ("docker-default", "docker-default (enforce)"), "{report}");
+    } else {
+        eprintln!("AppArmor was not tested: this host has none");
     }
     let config: contracts::instance::InstanceConfig = serde_json::from_str(
         facts.iter().find_map(|fact| fact.strip_prefix("config: ")).expect("a configuration it can read"),
@@ -174,6 +215,15 @@ async fn a_container_is_as_hard_as_it_is_said_to_be() {
     assert_eq!((limits.memory, limits.memory_swap), (Some(256 << 20), Some(256 << 20)));
     assert_eq!((limits.nano_cpus, limits.pids_limit), (Some(1_000_000_000), Some(128)));
     assert_eq!((limits.init, limits.oom_kill_disable.unwrap_or(false)), (Some(true), false));
+    assert_eq!((limits.oom_score_adj, limits.shm_size), (Some(500), Some(64 << 20)));
+    assert_eq!(limits.cgroupns_mode, Some(bollard::models::HostConfigCgroupnsModeEnum::PRIVATE));
+    assert_eq!(limits.security_opt, Some(vec!["no-new-privileges:true".into()]), "no profile is switched off");
+    assert_eq!((limits.privileged, limits.readonly_rootfs), (Some(false), Some(true)));
+    assert_eq!(limits.cap_drop, Some(vec!["ALL".into()]));
+    assert!(limits.cap_add.is_none_or(|added| added.is_empty()) && limits.devices.is_none_or(|given| given.is_empty()));
+    for mode in [limits.pid_mode, limits.uts_mode, limits.userns_mode] {
+        assert!(mode.is_none_or(|mode| mode.is_empty()), "a namespace of its own");
+    }
     assert_eq!(limits.network_mode.as_deref(), Some("none"));
     assert_eq!(limits.ipc_mode.as_deref(), Some("private"));
     assert_eq!(limits.mounts.unwrap().len(), 4);

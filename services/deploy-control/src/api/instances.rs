@@ -139,6 +139,7 @@ pub(super) async fn retry(
 
 /// `?limit=&after=`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
     limit: Option<i64>,
     after: Option<InstanceId>,
@@ -166,6 +167,7 @@ pub(super) async fn list(
 
 /// `?account_id=&after=`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct StreamQuery {
     pub(super) account_id: AccountId,
     #[serde(default)]
@@ -174,6 +176,7 @@ pub(super) struct StreamQuery {
 
 /// `?account_id=&after=&last=`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
     account_id: AccountId,
     #[serde(default)]

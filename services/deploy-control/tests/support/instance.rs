@@ -47,13 +47,64 @@ pub fn serve_if_started_by_an_engine() {
 fn report() -> String {
     let mut facts = Vec::new();
     for line in fs::read_to_string("/proc/self/status").unwrap_or_default().lines() {
-        if ["Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:"]
+        if ["Uid:", "Gid:", "Groups:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"]
             .iter()
             .any(|k| line.starts_with(k))
         {
             facts.push(line.split_whitespace().collect::<Vec<_>>().join(" "));
         }
     }
+    for line in fs::read_to_string("/proc/self/limits").unwrap_or_default().lines() {
+        if ["Max open files", "Max core file size"].iter().any(|name| line.starts_with(name)) {
+            facts.push(line.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+    for line in fs::read_to_string("/proc/self/mounts").unwrap_or_default().lines() {
+        if let [_, place, kind, options, ..] = line.split(' ').collect::<Vec<_>>()[..]
+            && ["/", "/tmp", "/dev/shm", "/sys/fs/cgroup", "/proc/sys", "/config"].contains(&place)
+        {
+            facts.push(format!("mount {place}: {kind} {options}"));
+        }
+    }
+    // Cgroups of the second kind and of the first.
+    for (name, path) in [
+        ("init", "/proc/1/comm"),
+        ("apparmor", "/proc/self/attr/current"),
+        ("cgroup", "/proc/self/cgroup"),
+        ("oom", "/proc/self/oom_score_adj"),
+        ("memory", "/sys/fs/cgroup/memory.max"),
+        ("memory", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        ("swap", "/sys/fs/cgroup/memory.swap.max"),
+        ("memory and swap", "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"),
+        ("pids", "/sys/fs/cgroup/pids.max"),
+        ("pids", "/sys/fs/cgroup/pids/pids.max"),
+        ("cpu", "/sys/fs/cgroup/cpu.max"),
+        ("cpu", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        ("kcore", "/proc/kcore"),
+        ("timers", "/proc/timer_list"),
+    ] {
+        let text = fs::File::open(path).and_then(|file| {
+            let mut text = String::new();
+            file.take(4096).read_to_string(&mut text).map(|_| text)
+        });
+        match text {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => facts.push(format!("{name}: {error}")),
+            Ok(text) => facts.push(format!("{name}: {}", text.trim().replace('\n', " "))),
+        }
+    }
+    // What a process that asks for more gets.
+    let opened = (0..5_000).map_while(|_| fs::File::open("/proc/self/status").ok()).collect::<Vec<_>>().len();
+    facts.push(format!("opens: {opened}"));
+    let filled = (0..20_000).take_while(|n| fs::File::create(format!("/tmp/inode-{n}")).is_ok()).count();
+    (0..filled).for_each(|n| drop(fs::remove_file(format!("/tmp/inode-{n}"))));
+    facts.push(format!("files in tmp: {filled}"));
+    let big = fs::File::create("/tmp/big").map(|mut file| {
+        let piece = [0_u8; 1 << 16];
+        (0..2_048).take_while(|_| file.write_all(&piece).is_ok()).count() * piece.len()
+    });
+    let _ = fs::remove_file("/tmp/big");
+    facts.push(format!("bytes in tmp: {}", big.unwrap_or(0)));
     let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let devices: Vec<_> = devices.lines().skip(2).filter_map(|line| Some(line.split(':').next()?.trim())).collect();
     facts.push(format!("network: {}", devices.join(" ")));

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, path::Path};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum,
-    MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use sha2::{Digest, Sha256};
 
@@ -53,9 +53,16 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
             ]),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".into()]),
+            // Nothing about seccomp and AppArmor: what is not said is Docker's own profile, AppArmor's where the host has it.
             security_opt: Some(vec!["no-new-privileges:true".into()]),
             privileged: Some(false),
             ipc_mode: Some("private".into()),
+            // With cgroups of the first kind Docker would show the host's.
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+            // In memory, and so counted in the instance's own.
+            shm_size: Some(64 << 20),
+            // Where memory runs out, an instance goes before a service.
+            oom_score_adj: Some(500),
             // Without it a parentless child of the instance stays a zombie and counts as a process for ever.
             init: Some(true),
             memory: Some(spec.limits.memory_bytes),
@@ -64,8 +71,12 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
             oom_kill_disable: Some(false),
             nano_cpus: Some(spec.limits.nano_cpus),
             pids_limit: Some(spec.limits.pids),
-            ulimits: Some(vec![ResourcesUlimits { name: Some("nofile".into()), soft: Some(4096), hard: Some(4096) }]),
-            tmpfs: Some(HashMap::from([("/tmp".into(), "rw,noexec,nosuid,nodev,size=64m,mode=1777".into())])),
+            // A dump of a crashed program would be handed to a program of the host's.
+            ulimits: Some(vec![limit("nofile", 4096), limit("core", 0)]),
+            tmpfs: Some(HashMap::from([(
+                "/tmp".into(),
+                "rw,noexec,nosuid,nodev,size=64m,nr_inodes=16k,mode=1777".into(),
+            )])),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".into()),
                 config: Some(HashMap::from([("max-size".into(), "10m".into()), ("max-file".into(), "3".into())])),
@@ -84,6 +95,10 @@ pub(super) fn fingerprint(body: &ContainerCreateBody, image_id: &str) -> Result<
     let text = serde_json::to_value(body)?.to_string();
     let digest = Sha256::new().chain_update(image_id).chain_update([0]).chain_update(text).finalize();
     Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn limit(name: &str, most: i64) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.into()), soft: Some(most), hard: Some(most) }
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {

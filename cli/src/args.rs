@@ -51,9 +51,13 @@ pub enum Command {
         /// Which one.
         what: Template,
     },
-    /// Make the data directories (in compose.yaml's one-shot container).
+    /// Make the data directories and hand out the secrets (in compose.yaml's one-shot container).
     #[command(hide = true)]
-    Prepare,
+    Prepare {
+        /// Where the secrets come from.
+        #[arg(long, value_enum, default_value_t = SecretsFrom::EnvFile, env = "BEAVER_SECRETS_FROM")]
+        secrets: SecretsFrom,
+    },
     /// Remove the data directories (likewise, for `down --purge`).
     #[command(hide = true)]
     RemoveData,
@@ -153,6 +157,17 @@ impl std::str::FromStr for EngineKind {
             other => Err(format!("{other} is neither docker nor process")),
         }
     }
+}
+
+/// Where `prepare` takes the secrets from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SecretsFrom {
+    /// The settings file: compose works by itself.
+    EnvFile,
+    /// One JSON object on standard input: `beaver up` has found them, wherever they are.
+    Stdin,
+    /// Nowhere: `beaver up` has had them written just before.
+    Kept,
 }
 
 /// What `render` can print.

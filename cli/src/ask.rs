@@ -63,7 +63,7 @@ async fn all(deploy: &ServiceClient) -> Result<Vec<Instance>, service::CallError
 /// # Errors
 /// As [`services`].
 pub async fn ask() -> anyhow::Result<Exit> {
-    println!("{}", serde_json::to_string(&services(&Env::from_process()).await?)?);
+    println!("{}", serde_json::to_string(&services(&Env::from_process().with_files()?).await?)?);
     Ok(Exit::Ok)
 }
 

@@ -1,10 +1,12 @@
 //! The compose tool: `docker compose` (2) or `docker-compose` (1.29 and up).
 
-use std::{ffi::OsStr, process::Stdio};
+use std::{
+    ffi::OsStr,
+    process::{Output, Stdio},
+};
 
 use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::{
     engine::parse_version,
@@ -85,11 +87,10 @@ impl Compose {
             .env("BEAVER_HOST_ADDRESSES", stack.host_addresses(&host_addresses()))
             .env("DOCKER_HOST", format!("unix://{}", socket.display()))
             .env("COMPOSE_PROJECT_NAME", &stack.prefix)
+            // They come from more places than compose.yaml knows of, and are handed over before anything starts.
+            .env("BEAVER_SECRETS_FROM", "kept")
             .env("COMPOSE_ANSI", "never")
             .stdin(Stdio::null());
-        for (name, secret) in stack.secrets()? {
-            command.env(name, secret.expose_secret());
-        }
         Ok(command)
     }
 
@@ -98,8 +99,34 @@ impl Compose {
     /// # Errors
     /// When it cannot be run or fails; then with the end of what it said.
     pub async fn run<I: AsRef<OsStr>>(&self, stack: &Stack, arguments: &[I]) -> anyhow::Result<String> {
-        let output =
-            self.command(stack, arguments)?.output().await.with_context(|| format!("cannot run {}", self.name()))?;
+        let output = self.command(stack, arguments)?.output().await;
+        self.told(arguments, output.with_context(|| format!("cannot run {}", self.name()))?)
+    }
+
+    /// As [`Compose::run`], with something on standard input.
+    ///
+    /// # Errors
+    /// As [`Compose::run`].
+    pub async fn run_with_input<I: AsRef<OsStr>>(
+        &self,
+        stack: &Stack,
+        arguments: &[I],
+        input: &[u8],
+    ) -> anyhow::Result<String> {
+        let mut command = self.command(stack, arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("cannot run {}", self.name()))?;
+        let mut stdin = child.stdin.take().context("the compose tool has no standard input")?;
+        let feeding = async move {
+            // One that ends without reading says why by itself.
+            let _ = stdin.write_all(input).await;
+            drop(stdin);
+        };
+        let (output, ()) = tokio::join!(child.wait_with_output(), feeding);
+        self.told(arguments, output.with_context(|| format!("cannot run {}", self.name()))?)
+    }
+
+    fn told<I: AsRef<OsStr>>(&self, arguments: &[I], output: Output) -> anyhow::Result<String> {
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();

@@ -161,6 +161,11 @@ impl Engine {
         settled(self.docker.stop_container(id, Some(options)).await)
     }
 
+    /// Restarts a container, which has as long to end as compose.yaml gives it.
+    pub async fn restart(&self, id: &str) -> anyhow::Result<()> {
+        Ok(self.docker.restart_container(id, None).await?)
+    }
+
     /// Removes a container by force; one that is gone is fine.
     pub async fn remove(&self, id: &str) -> anyhow::Result<()> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();

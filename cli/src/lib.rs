@@ -17,6 +17,7 @@ mod prepare;
 mod process;
 mod remembered;
 mod render;
+mod secrets;
 mod stack;
 mod status;
 mod ui;
@@ -94,7 +95,7 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
         Command::Doctor(options) => up::doctor(&place, &options, ui).await,
         Command::Init(options) => init::init(&place, &options, ui),
         Command::Render { what } => render::render(&place, what),
-        Command::Prepare => prepare::prepare(),
+        Command::Prepare { secrets } => prepare::prepare(&place, secrets),
         Command::RemoveData => prepare::remove_data(),
         Command::Ask => ask::ask().await,
         Command::Instance => unreachable!("handled before the runtime starts"),

@@ -1,4 +1,4 @@
-//! The data directories: made, and each given to the one that writes it. Runs as root in compose.yaml's one-shot
+//! The data directories: made, and each given to the one that writes it; the secrets, to those who read them. Runs as root in compose.yaml's one-shot
 //! container, so that the operator need not be root.
 
 use std::{
@@ -10,17 +10,25 @@ use std::{
 use anyhow::{Context, ensure};
 use settings::Env;
 
-use crate::{Exit, args::EngineKind, remembered, stack::DIRECTORIES};
+use crate::{
+    Exit,
+    args::{EngineKind, Place, SecretsFrom},
+    remembered, secrets,
+    stack::{DIRECTORIES, Project, SERVICE_ID},
+};
 
-/// Whom the services run as, in compose.yaml and in the images.
-const SERVICE_ID: u32 = 10001;
-
-/// Makes what is missing under `BEAVER_DATA_DIR`.
+/// Makes what is missing under `BEAVER_DATA_DIR`, and hands out the secrets.
 ///
 /// # Errors
-/// When a directory cannot be made or given away.
-pub fn prepare() -> anyhow::Result<Exit> {
+/// When a secret is unusable, or a directory cannot be made or given away.
+pub fn prepare(place: &Place, from: SecretsFrom) -> anyhow::Result<Exit> {
     let data = data_dir()?;
+    // First, so that an unusable one changes nothing.
+    let secrets = match from {
+        SecretsFrom::EnvFile => Some(secrets::of_settings_file(Project::find(place)?, &data)?),
+        SecretsFrom::Stdin => Some(secrets::of_reader(std::io::stdin().lock())?),
+        SecretsFrom::Kept => None,
+    };
     for name in DIRECTORIES {
         let path = data.join(name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -38,6 +46,12 @@ pub fn prepare() -> anyhow::Result<Exit> {
         }
         fs::set_permissions(&path, Permissions::from_mode(mode))
             .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    }
+    if let Some(secrets) = secrets {
+        let changes = secrets::hand_out(&data, &secrets)?;
+        if from == SecretsFrom::Stdin {
+            println!("{}", serde_json::to_string(&changes)?);
+        }
     }
     remembered::write(&data, EngineKind::Docker)?;
     Ok(Exit::Ok)
@@ -63,7 +77,7 @@ pub fn remove_directories(data: &Path) -> anyhow::Result<()> {
         Err(beneath::Error::NotFound { .. }) => return Ok(()),
         other => other?,
     };
-    for name in DIRECTORIES {
+    for name in DIRECTORIES.into_iter().chain([secrets::DIRECTORY]) {
         root.remove_tree(name).with_context(|| format!("cannot remove {}", data.join(name).display()))?;
     }
     remembered::forget(data).with_context(|| format!("cannot clear {}", data.display()))?;
@@ -108,13 +122,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere"));
         fs::create_dir_all(data.join("instances/i-1/data")).unwrap();
+        fs::create_dir_all(data.join("secrets/authz")).unwrap();
         fs::create_dir_all(&elsewhere).unwrap();
         fs::write(elsewhere.join("kept"), "").unwrap();
         fs::write(data.join("letter.txt"), "").unwrap();
         std::os::unix::fs::symlink(&elsewhere, data.join("instances/i-1/data/link")).unwrap();
         remembered::write(&data, EngineKind::Docker).unwrap();
         remove_directories(&data).unwrap();
-        assert!(["instances", "engine"].iter().all(|name| !data.join(name).exists()));
+        assert!(["instances", "secrets", "engine"].iter().all(|name| !data.join(name).exists()));
         assert!(data.join("letter.txt").exists() && elsewhere.join("kept").exists());
         remove_directories(&folder.path().join("never-made")).unwrap();
     }

@@ -8,10 +8,9 @@ use std::{
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
-use secrecy::SecretString;
 use settings::Env;
 
-use crate::{Usage, args::Place, envfile};
+use crate::{Usage, args::Place, envfile, secrets::Secrets};
 
 /// One of the four services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +29,10 @@ pub const SERVICES: [Service; 4] = [
     Service { name: "router-proxy", container: "router-proxy" },
 ];
 
-/// The directories under the data directory, and nothing else there is ours.
+/// Whom the services run as, in compose.yaml and in the images; deploy-control runs as root.
+pub const SERVICE_ID: u32 = 10001;
+
+/// The directories under the data directory that services write. Beside them, [`crate::secrets`] has its own there.
 pub const DIRECTORIES: [&str; 5] = ["authz", "deploy-control", "router", "instances", "run"];
 
 /// Where the project's files are.
@@ -108,7 +110,10 @@ impl Stack {
                 overridden.push(key.clone());
             }
         }
-        let env = Env::from_pairs(values);
+        // Paths in the file are the project's, wherever one stands.
+        let files = values.iter_mut().filter(|(key, path)| names_a_secret(key) && !path.trim().is_empty());
+        files.for_each(|(_, path)| *path = absolute(&project.dir, Path::new(path.trim())).display().to_string());
+        let env = Env::from_pairs(values).with_files()?;
         let prefix = env.string("BEAVER_PREFIX")?;
         check_prefix(&prefix)?;
         let data_dir = absolute(&project.dir, Path::new(&env.string("BEAVER_DATA_DIR")?));
@@ -139,26 +144,23 @@ impl Stack {
     /// # Errors
     /// [`settings::Error`], which says how to make a good one.
     pub fn check_secrets(&self) -> Result<(), settings::Error> {
-        for setting in settings::settings().iter().filter(|s| s.default.starts_with("change-me")) {
+        for setting in settings::settings().iter().filter(|s| s.is_generated()) {
             self.env.secret(&setting.key)?;
         }
         Ok(())
     }
 
-    /// Every secret that is given, from its `_FILE` too: compose.yaml hands values on, and mounts no such files.
+    /// Every secret that is given, by name, from its `_FILE` too.
     ///
     /// # Errors
     /// [`settings::Error`] when a file cannot be read.
-    pub fn secrets(&self) -> Result<Vec<(String, SecretString)>, settings::Error> {
-        let generated = settings::settings().iter().filter(|s| s.default.starts_with("change-me"));
-        let names = generated
-            .map(|setting| setting.key.as_str())
-            .chain(["DEPLOY_API_TOKEN", "DEPLOY_CONTROL_API_TOKEN", "DATABASE_URL"])
-            .flat_map(|name| [name.to_owned(), format!("{name}_PREVIOUS")]);
-        let mut secrets = Vec::new();
-        for name in names {
-            if let Some(value) = self.env.sensitive(&name)? {
-                secrets.push((name, value));
+    pub fn secrets(&self) -> Result<Secrets, settings::Error> {
+        let mut secrets = Secrets::new();
+        for setting in settings::settings().iter().filter(|setting| setting.is_secret()) {
+            for name in [setting.key.clone(), format!("{}_PREVIOUS", setting.key)] {
+                if let Some(value) = self.env.sensitive(&name)? {
+                    secrets.insert(name, value);
+                }
             }
         }
         Ok(secrets)
@@ -208,6 +210,12 @@ impl Stack {
             },
         }
     }
+}
+
+/// Whether a setting's value is the path of a secret, or of a directory of them.
+pub fn names_a_secret(key: &str) -> bool {
+    let base = key.strip_suffix("_FILE").map(|base| base.strip_suffix("_PREVIOUS").unwrap_or(base));
+    key == "BEAVER_SECRETS_DIR" || base.is_some_and(|base| settings::settings().iter().any(|s| s.key == base))
 }
 
 /// The shell's environment.
@@ -330,14 +338,20 @@ mod tests {
         let stack = stack(&[("BEAVER_SEAL_KEY_FILE", file.path().to_str().unwrap())], &[]);
         let secrets = stack.secrets().unwrap();
         assert_eq!(secrets.len(), 1);
-        assert_eq!(secrets[0].0, "BEAVER_SEAL_KEY");
-        assert_eq!(secrets[0].1.expose_secret(), "0123456789abcdef0123456789abcdef");
+        assert_eq!(secrets["BEAVER_SEAL_KEY"].expose_secret(), "0123456789abcdef0123456789abcdef");
+    }
+
+    #[test]
+    fn a_relative_path_of_a_secret_is_the_projects() {
+        let stack = stack(&[("BEAVER_DEPLOY_TOKEN_PREVIOUS_FILE", "old/token"), ("DATABASE_URL_FILE", "/etc/db")], &[]);
+        assert_eq!(stack.env.given()["BEAVER_DEPLOY_TOKEN_PREVIOUS_FILE"], "/project/old/token");
+        assert_eq!(stack.env.given()["DATABASE_URL_FILE"], "/etc/db");
     }
 
     #[test]
     fn unusable_secrets_are_found_before_anything_starts() {
         let good = "0123456789abcdef0123456789abcdef";
-        let keys = settings::settings().iter().filter(|s| s.default.starts_with("change-me")).map(|s| s.key.as_str());
+        let keys = settings::settings().iter().filter(|s| s.is_generated()).map(|s| s.key.as_str());
         let mut file: Vec<_> = keys.map(|key| (key, good)).collect();
         assert!(stack(&file, &[]).check_secrets().is_ok());
         file[0].1 = "short";

@@ -17,6 +17,7 @@ use crate::{
     images::{self, Made},
     init, operator, process,
     remembered::{self, Chosen},
+    secrets::{self, Changes},
     stack::{self, Project, SERVICES, Service, Stack},
     text,
     ui::Ui,
@@ -176,7 +177,12 @@ async fn build(stack: &Stack, engine: &Engine, profile: &str, ui: &Ui) -> anyhow
 
 async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Duration, ui: &Ui) -> anyhow::Result<()> {
     let step = ui.step(text!(ui, "starting the services", "正在启动服务"));
+    let changes = secrets::hand_over(stack, compose).await?;
     compose.run(stack, &["up", "--detach", "--no-build", "--remove-orphans"]).await?;
+    let renewed = join_all(SERVICES.iter().map(|service| renew(engine, stack, *service, &changes))).await;
+    for name in renewed.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten() {
+        step.line(text!(ui, "  {name} has new secrets and is restarted", "  {name} 的密钥有变化,已重新启动"));
+    }
     step.done(text!(ui, "services are started", "服务已启动"));
 
     let step = ui.step(text!(ui, "waiting until they are ready", "正在等待服务就绪"));
@@ -210,6 +216,24 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
     }
     step.done(text!(ui, "everything is ready", "全部就绪"));
     Ok(())
+}
+
+/// Restarts a service that was started before its secrets became what they are; its name, if so.
+async fn renew(
+    engine: &Engine,
+    stack: &Stack,
+    service: Service,
+    changes: &Changes,
+) -> anyhow::Result<Option<&'static str>> {
+    let name = stack.container(service);
+    let state = engine.api().inspect_container(&name, None).await?.state.unwrap_or_default();
+    let started: Option<jiff::Timestamp> = state.started_at.and_then(|at| at.parse().ok());
+    let started = started.with_context(|| format!("the engine does not say since when {name} runs"))?;
+    if changes.get(service.name).is_none_or(|changed| started.as_millisecond() >= *changed) {
+        return Ok(None);
+    }
+    engine.restart(&name).await.with_context(|| format!("cannot restart {name}"))?;
+    Ok(Some(service.name))
 }
 
 enum Readiness {

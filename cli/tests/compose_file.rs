@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
 use serde::Deserialize;
 
-/// What compose.yaml decides itself: where services listen inside their containers, and which engine runs workspaces.
-const FIXED: [&str; 9] = [
+/// What compose.yaml decides itself: where services listen inside their containers, which engine runs workspaces, where
+/// secrets are.
+const FIXED: [&str; 10] = [
     "PORTAL_LISTEN",
     "PORTAL_INTERNAL_LISTEN",
     "AUTHZ_LISTEN",
@@ -16,7 +17,11 @@ const FIXED: [&str; 9] = [
     "BEAVER_INSTANCE_COMMAND",
     "DOCKER_HOST",
     "BEAVER_ENGINE",
+    "BEAVER_SECRETS_DIR",
 ];
+
+/// After which `prepare` has written everything.
+const WRITTEN: &str = "service_completed_successfully";
 
 #[derive(Deserialize)]
 struct File {
@@ -43,6 +48,13 @@ struct Service {
     ports: Vec<String>,
     #[serde(default)]
     volumes: Vec<String>,
+    #[serde(default)]
+    depends_on: BTreeMap<String, Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    condition: String,
 }
 
 fn root() -> PathBuf {
@@ -62,22 +74,43 @@ fn each_service_gets_the_settings_it_reads_and_no_others() {
         for setting in settings::settings() {
             let key = setting.key.as_str();
             let reads = setting.readers.iter().any(|reader| reader == name) && !FIXED.contains(&key);
-            assert_eq!(
-                given.contains_key(key),
-                reads || (name, key) == ("deploy-control", "BEAVER_ENGINE"),
-                "{name} {key}"
-            );
+            let reads = reads && !setting.is_secret();
+            let fixed = (name, key) == ("deploy-control", "BEAVER_ENGINE") || key == "BEAVER_SECRETS_DIR";
+            assert_eq!(given.contains_key(key), reads || fixed, "{name} {key}");
             if reads && key != "BEAVER_DATA_DIR" {
                 assert_eq!(given[key], format!("${{{key}:-}}"), "{name}: the default is .env.example's alone");
             }
         }
         for key in given.keys() {
-            let base = key.trim_end_matches("_PREVIOUS");
             assert!(
-                settings::settings().iter().any(|setting| setting.key == base),
+                settings::settings().iter().any(|setting| setting.key == *key),
                 "{name} gets {key}, which is no setting"
             );
         }
+    }
+}
+
+/// The engine shows an environment and labels to whoever may ask it about a container.
+#[test]
+fn a_secret_is_in_no_environment_and_each_service_sees_its_own_files_alone() {
+    let text = std::fs::read_to_string(root().join("compose.yaml")).unwrap();
+    for setting in settings::settings().iter().filter(|setting| setting.is_secret()) {
+        assert!(!text.contains(&setting.key), "compose.yaml mentions {}", setting.key);
+    }
+    for (name, service) in file().services {
+        let mounted: Vec<_> = service.volumes.iter().filter(|volume| volume.contains("/secrets")).collect();
+        let reads = matches!(name.as_str(), "auth-portal" | "authz" | "deploy-control" | "router-proxy" | "ask");
+        if reads {
+            let own = format!("${{BEAVER_DATA_DIR:-/var/lib/beaver}}/secrets/{name}:/run/secrets:ro");
+            assert_eq!(mounted, [&own], "{name}");
+            assert_eq!(service.environment["BEAVER_SECRETS_DIR"], "/run/secrets", "{name}");
+            // Somebody has to write them first; `ask` runs beside services that wait for that.
+            assert!(name == "ask" || service.depends_on["prepare"].condition == WRITTEN, "{name}");
+        } else {
+            assert!(mounted.is_empty(), "{name}");
+        }
+        let whole = |volume: &String| volume.starts_with("${BEAVER_DATA_DIR:-/var/lib/beaver}:");
+        assert_eq!(service.volumes.iter().any(whole), name == "prepare", "{name}");
     }
 }
 

@@ -18,9 +18,6 @@ use crate::engine;
 /// The shortest value that is looked for: shorter ones are found by chance.
 const SHORTEST: usize = 8;
 
-/// What the place of a leak into a container's environment begins with; its name follows.
-pub const ENVIRONMENT: &str = "inspect: the environment of";
-
 /// The values to look for.
 #[derive(Default)]
 pub struct Canaries {
@@ -118,7 +115,7 @@ impl Canaries {
         Ok(leaks)
     }
 
-    /// Looks through what the engine tells of a stack: logs, inspect output (the environment by itself) of its
+    /// Looks through what the engine tells of a stack: logs, inspect output (environment and labels included) of its
     /// containers, networks and images, image histories, and the engine's events since `since` (Unix seconds).
     ///
     /// # Errors
@@ -128,9 +125,7 @@ impl Canaries {
         let found = engine::belongings(docker, prefix).await?;
         for name in &found.containers {
             leaks.extend(self.look(format_args!("the logs of {name}"), &logs(docker, name).await?));
-            let mut container = docker.inspect_container(name, None).await?;
-            let environment = container.config.as_mut().and_then(|config| config.env.take());
-            leaks.extend(self.look(format!("{ENVIRONMENT} {name}"), &serde_json::to_vec(&environment)?));
+            let container = docker.inspect_container(name, None).await?;
             leaks.extend(self.look(format_args!("inspect of {name}"), &serde_json::to_vec(&container)?));
         }
         for name in &found.networks {

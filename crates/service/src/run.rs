@@ -48,7 +48,6 @@ where
     F: FnOnce(Env, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let env = Env::from_process();
     let argument = std::env::args().nth(1);
     let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
@@ -62,7 +61,7 @@ where
             println!("{name} {VERSION}");
             ExitCode::SUCCESS
         }
-        Some("healthcheck") => match runtime.block_on(healthcheck(health_url(&env))) {
+        Some("healthcheck") => match runtime.block_on(healthcheck(health_url(&Env::from_process()))) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{name}: {error:#}");
@@ -75,7 +74,7 @@ where
             );
             ExitCode::from(2)
         }
-        None => serve(name, runtime, env, run),
+        None => serve(name, runtime, run),
     }
 }
 
@@ -86,7 +85,7 @@ where
     Fut: Future<Output = anyhow::Result<()>>,
 {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => serve(name, runtime, Env::from_process(), run),
+        Ok(runtime) => serve(name, runtime, run),
         Err(error) => {
             eprintln!("{name}: cannot start: {error}");
             ExitCode::FAILURE
@@ -94,11 +93,18 @@ where
     }
 }
 
-fn serve<F, Fut>(name: &'static str, runtime: tokio::runtime::Runtime, env: Env, run: F) -> ExitCode
+fn serve<F, Fut>(name: &'static str, runtime: tokio::runtime::Runtime, run: F) -> ExitCode
 where
     F: FnOnce(Env, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    let env = match Env::from_process().with_files() {
+        Ok(env) => env,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let level = env.string("BEAVER_LOG").unwrap_or_else(|_| "info".into());
     telemetry::init(&level, env.optional("BEAVER_LOG_FORMAT").as_deref() != Some("text"));
     for line in env.ignored() {

@@ -20,6 +20,21 @@ pub struct Setting {
     pub section: String,
 }
 
+/// Secrets that are not generated: empty means that another one serves, or that there is none.
+const OPTIONAL_SECRETS: [&str; 3] = ["DEPLOY_API_TOKEN", "DEPLOY_CONTROL_API_TOKEN", "DATABASE_URL"];
+
+impl Setting {
+    /// Whether its value is generated, since it must be a secret of this installation's own.
+    pub fn is_generated(&self) -> bool {
+        self.default.starts_with("change-me")
+    }
+
+    /// Whether its value is a secret, or has one in it: then it belongs into no environment, label or log.
+    pub fn is_secret(&self) -> bool {
+        self.is_generated() || OPTIONAL_SECRETS.contains(&self.key.as_str())
+    }
+}
+
 static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| read(EXAMPLE));
 
 /// Every setting, in the file's order.

@@ -4,9 +4,10 @@
 //! know is a programming error and panics, so the file cannot fall behind the code.
 
 mod example;
+mod files;
 mod public;
 
-use std::{collections::BTreeMap, fs, str::FromStr};
+use std::{collections::BTreeMap, fs, path::Path, str::FromStr};
 
 pub use example::{EXAMPLE, Setting, for_service, settings};
 pub use public::PublicAddress;
@@ -15,6 +16,9 @@ use subtle::ConstantTimeEq;
 
 /// The shortest secret that is accepted, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
+
+/// Names a directory with one file a setting; see [`Env::with_files`].
+const SECRETS_DIR: &str = "BEAVER_SECRETS_DIR";
 
 /// Settings of seed systems that lost their purpose: accepted, and said to be ignored.
 const RETIRED: &[&str] = &["PROJECT_ROOT", "BEAVER_PROJECT_ROOT"];
@@ -40,15 +44,21 @@ pub enum Error {
         /// What to do about it.
         cure: String,
     },
-    /// A `_FILE` variant names a file that cannot be read.
+    /// A `_FILE` variant or `BEAVER_SECRETS_DIR` names what cannot be read.
     #[error("{key} names {path}, which cannot be read: {source}")]
     File {
-        /// The setting's name, with `_FILE`.
+        /// The setting's name, with `_FILE`; or `BEAVER_SECRETS_DIR`.
         key: String,
-        /// The path it holds.
+        /// The path it holds, or that of a file in it.
         path: String,
         /// Why reading failed.
         source: std::io::Error,
+    },
+    /// `BEAVER_SECRETS_DIR` holds something that is named as no setting.
+    #[error("{path} is named as no setting: remove it from BEAVER_SECRETS_DIR, or name it as .env.example does")]
+    UnknownFile {
+        /// Its path.
+        path: String,
     },
 }
 
@@ -65,6 +75,22 @@ impl Env {
             Some((key.into_string().ok()?, value.into_string().ok()?))
         };
         Self { given: std::env::vars_os().filter_map(text).collect() }
+    }
+
+    /// These settings, over those in the files of the directory that `BEAVER_SECRETS_DIR` names, if it does: each named
+    /// as its setting (`…_PREVIOUS` too) and holding the value. A value given as such, or by a `_FILE` variant, wins.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the directory or a file in it cannot be read, [`Error::UnknownFile`].
+    pub fn with_files(mut self) -> Result<Self, Error> {
+        let Some(dir) = self.optional(SECRETS_DIR) else { return Ok(self) };
+        let given = |env: &Self, key: &str| env.given.get(key).is_some_and(|value| !value.trim().is_empty());
+        for (key, value) in files::read(Path::new(&dir))? {
+            if !given(&self, &key) && !given(&self, &format!("{key}_FILE")) {
+                self.given.insert(key, value);
+            }
+        }
+        Ok(self)
     }
 
     /// Every value that was given, by name.
@@ -321,6 +347,71 @@ mod tests {
         assert_eq!(env.secret("BEAVER_DEPLOY_TOKEN").unwrap().expose_secret(), GOOD);
         fs::remove_file(&file).unwrap();
         assert!(env.secret("BEAVER_DEPLOY_TOKEN").unwrap_err().to_string().contains("BEAVER_DEPLOY_TOKEN_FILE"));
+    }
+
+    #[test]
+    fn a_directory_of_files_gives_what_is_not_given_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, value: &str| fs::write(dir.path().join(name), value).unwrap();
+        let other = GOOD.replace('0', "z");
+        put("BEAVER_DEPLOY_TOKEN", &format!("{GOOD}\n"));
+        put("BEAVER_DEPLOY_TOKEN_PREVIOUS", &format!("{other}\r\n"));
+        put("BEAVER_SEAL_KEY", &other);
+        put("BEAVER_OPERATOR_TOKEN", &other);
+        put("DATABASE_URL", "postgres://beaver:a b@db/beaver\n");
+        put("..2026_data", "what Kubernetes links to");
+        let file = dir.path().join("..2026_data");
+        fs::write(&file, GOOD).unwrap();
+        let read = |pairs: &[(&str, &str)]| {
+            let all = pairs.iter().copied().chain([(SECRETS_DIR, dir.path().to_str().unwrap())]);
+            Env::from_pairs(all).with_files()
+        };
+        let env = read(&[
+            ("BEAVER_SEAL_KEY", GOOD),
+            ("BEAVER_OPERATOR_TOKEN_FILE", file.to_str().unwrap()),
+            ("DATABASE_URL", " "),
+        ]);
+        let env = env.unwrap();
+        let live = env.live_secrets("DEPLOY_CONTROL_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"]).unwrap();
+        assert_eq!(live.iter().map(|s| s.expose_secret()).collect::<Vec<_>>(), [GOOD, &other]);
+        assert_eq!(env.secret("BEAVER_SEAL_KEY").unwrap().expose_secret(), GOOD, "the value itself wins");
+        assert_eq!(env.secret("BEAVER_OPERATOR_TOKEN").unwrap().expose_secret(), GOOD, "its _FILE wins");
+        let database = env.sensitive("DATABASE_URL").unwrap().unwrap();
+        assert_eq!(database.expose_secret(), "postgres://beaver:a b@db/beaver", "an empty value is none");
+        assert_eq!(env.ignored(), Vec::<String>::new());
+        assert!(Env::default().with_files().unwrap().given().is_empty());
+    }
+
+    #[test]
+    fn a_directory_with_something_else_in_it_is_refused_by_name() {
+        let said = |make: &dyn Fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path());
+            let error = Env::from_pairs([(SECRETS_DIR, dir.path().to_str().unwrap())]).with_files().err();
+            error.expect("refused").to_string()
+        };
+        let typo = said(&|dir| fs::write(dir.join("BEAVER_DEPLOY_TOKN"), GOOD).unwrap());
+        assert!(typo.contains("/BEAVER_DEPLOY_TOKN ") && typo.contains("BEAVER_SECRETS_DIR") && !typo.contains(GOOD));
+        let path = said(&|dir| fs::write(dir.join("BEAVER_DEPLOY_TOKEN_FILE"), "/elsewhere").unwrap());
+        assert!(path.contains("BEAVER_DEPLOY_TOKEN_FILE "), "{path}");
+        let folder = said(&|dir| fs::create_dir(dir.join("BEAVER_DEPLOY_TOKEN")).unwrap());
+        assert!(folder.contains("BEAVER_DEPLOY_TOKEN") && folder.contains("not a file"), "{folder}");
+        let large = said(&|dir| fs::write(dir.join("BEAVER_DEPLOY_TOKEN"), GOOD.repeat(4096)).unwrap());
+        assert!(large.contains("more than") && !large.contains(GOOD), "{large}");
+        let missing = Env::from_pairs([(SECRETS_DIR, "/nowhere/at/all")]).with_files().err().unwrap().to_string();
+        assert!(missing.contains("BEAVER_SECRETS_DIR names /nowhere/at/all"), "{missing}");
+    }
+
+    #[test]
+    fn secrets_are_known_as_such() {
+        let secret = |key: &str| example::find(key).unwrap().is_secret();
+        assert!(secret("BEAVER_SEAL_KEY") && secret("DEPLOY_CONTROL_API_TOKEN") && secret("DATABASE_URL"));
+        assert!(!secret("BEAVER_DEPLOY_URL") && !secret("BEAVER_NET"));
+        // A setting named as a secret is one; whoever adds it is reminded here.
+        for setting in settings() {
+            let named = ["_TOKEN", "_KEY", "_SECRET", "_PASSWORD"].iter().any(|end| setting.key.ends_with(end));
+            assert!(!named || setting.is_secret(), "{}", setting.key);
+        }
     }
 
     #[test]

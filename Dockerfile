@@ -13,10 +13,14 @@ RUN if [ -n "$CARGO_MIRROR" ]; then \
     fi
 WORKDIR /src
 COPY . .
-# What --version tells, since there is no .git in here: --build-arg BEAVER_COMMIT=$(git rev-parse --short=12 HEAD)
+# What --version tells: this, else the checkout's commit, of which .dockerignore lets in no more than its name.
 ARG BEAVER_COMMIT=""
 # .cargo/config.toml makes the binaries static, and names the target whose folder they are in.
-RUN cargo build --release --locked \
+RUN head=$(cat .git/HEAD 2>/dev/null || true) && branch=${head#ref: } && \
+    named=$(cat ".git/$branch" 2>/dev/null || sed -n "s|^\([0-9a-f]*\) $branch\$|\1|p" .git/packed-refs 2>/dev/null || true) && \
+    commit=$(printf '%s' "${named:-$head}" | grep -oE '^[0-9a-f]{12}' || true) && \
+    export BEAVER_COMMIT="${BEAVER_COMMIT:-$commit}" && \
+    cargo build --release --locked \
       -p beaver -p auth-portal -p authz -p deploy-control -p router-proxy -p app-instance && \
     mkdir -p /out/etc && \
     for name in beaver auth-portal authz deploy-control router-proxy app-instance; do \
@@ -24,6 +28,9 @@ RUN cargo build --release --locked \
     done && \
     printf 'root:x:0:0:root:/:/\nbeaver:x:10001:10001:beaver:/:/\n' > /out/etc/passwd && \
     printf 'root:x:0:\nbeaver:x:10001:\n' > /out/etc/group
+# So that `beaver down --purge` finds this stage too: it is the largest.
+ARG BEAVER_PREFIX=beaver
+LABEL beaver.stack=${BEAVER_PREFIX}
 
 FROM scratch AS base
 COPY --from=build /out/etc/passwd /out/etc/group /etc/

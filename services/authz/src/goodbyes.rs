@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use contracts::{
     AccountId, InstanceId, Slug,
-    deploy::{Desired, Instance, ResolveInstance},
+    deploy::{Desired, Instance, Phase, ResolveInstance},
     instance::{EndSessions, internal_path},
 };
 use http::{Method, StatusCode};
@@ -28,7 +28,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a sign-out's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first and the longest pause between two attempts: a workspace that is started again shall soon hear it.
-const PAUSES_MS: (i64, i64) = (1_000, 60_000);
+const PAUSES_MS: (i64, i64) = (1_000, 30_000);
 /// How long a session of a workspace lasts at the most: afterwards there is nothing left to end.
 const GIVEN_UP_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How many of one workspace wait; one more, and a single one that ends everything there takes their place.
@@ -105,6 +105,27 @@ pub(crate) async fn say_now(app: &Arc<App>, goodbye: Option<Goodbye>) {
     }
 }
 
+/// Says what an account's workspace has yet to hear, and waits a moment for it: before its person is let in again, so that it
+/// does not end the session that begins.
+pub(crate) async fn say_before_hand_off(app: &Arc<App>, instance: InstanceId) -> Result<(), sqlx::Error> {
+    let waiting: Vec<Goodbye> = sqlx::query_as(
+        "UPDATE goodbyes SET next_attempt_at_ms = $1 WHERE instance_id = $2
+         RETURNING id, instance_id, account_id, slug, sid, attempts, created_at_ms",
+    )
+    .bind(app.clock.now_ms() + outbox::LEASE_MS)
+    .bind(instance.to_string())
+    .fetch_all(app.store.pool())
+    .await?;
+    let saying = async {
+        for goodbye in waiting {
+            outbox::send_now(app, goodbye, PATIENCE).await;
+        }
+    };
+    // What there was no time for is tried when its lease is over.
+    let _ = tokio::time::timeout(PATIENCE, saying).await;
+    Ok(())
+}
+
 impl Outbox for Goodbye {
     const NAME: &'static str = "sign-outs";
 
@@ -129,16 +150,23 @@ impl Outbox for Goodbye {
     }
 
     async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
-        let error = match self.say(app).await {
-            Ok(()) => {
-                tracing::info!(
-                    instance_id = self.instance_id,
-                    attempts = self.attempts + 1,
-                    "a workspace ended its sessions"
-                );
+        // Once it did not answer, its state is asked first: one that is stopped can wait for weeks.
+        let state = if self.attempts == 0 { State::Unknown } else { self.state(app).await };
+        let said = match state {
+            State::Unknown => self.say(app).await,
+            State::Down => Err(anyhow::anyhow!("it is not running")),
+            State::Gone => {
+                tracing::info!(instance_id = self.instance_id, "a workspace is gone, and its sessions with it");
                 return self.remove(app).await;
             }
-            Err(error) => error,
+        };
+        let Err(error) = said else {
+            tracing::info!(
+                instance_id = self.instance_id,
+                attempts = self.attempts + 1,
+                "a workspace ended its sessions"
+            );
+            return self.remove(app).await;
         };
         let cause = format!("{error:#}");
         if app.clock.now_ms() - self.created_at_ms >= GIVEN_UP_MS {
@@ -147,10 +175,6 @@ impl Outbox for Goodbye {
                 cause,
                 "a workspace was not told that sessions ended in time"
             );
-            return self.remove(app).await;
-        }
-        if self.is_gone(app).await {
-            tracing::info!(instance_id = self.instance_id, "a workspace is gone, and its sessions with it");
             return self.remove(app).await;
         }
         let pause = outbox::pause_ms(self.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
@@ -178,6 +202,16 @@ impl Outbox for Goodbye {
     }
 }
 
+/// What is known of a workspace that has something to hear.
+enum State {
+    /// It may run.
+    Unknown,
+    /// It does not run, and may again.
+    Down,
+    /// There is none, or will be none.
+    Gone,
+}
+
 impl Goodbye {
     fn parts(&self) -> anyhow::Result<(InstanceId, AccountId, Slug)> {
         Ok((self.instance_id.parse()?, self.account_id.parse()?, self.slug.parse()?))
@@ -198,14 +232,16 @@ impl Goodbye {
         Ok(())
     }
 
-    /// Whether deploy-control says that there is no such workspace, or will be none. When it says nothing, there may be.
-    async fn is_gone(&self, app: &App) -> bool {
-        let Ok((_, account_id, slug)) = self.parts() else { return false };
+    /// What deploy-control says of the workspace. When it says nothing, there may be one that runs.
+    async fn state(&self, app: &App) -> State {
+        let Ok((_, account_id, slug)) = self.parts() else { return State::Unknown };
         let body = ResolveInstance { account_id, slug };
         let request = app.deploy.request(Method::POST, "/api/instances/resolve").timeout(ATTEMPT).json(&body);
         match app.deploy.json::<Instance>(request).await {
-            Ok(instance) => instance.desired == Desired::Deleted,
-            Err(error) => error.code() == Some("instance_not_found"),
+            Ok(instance) if instance.desired == Desired::Deleted => State::Gone,
+            Ok(instance) if matches!(instance.phase, Phase::Stopped | Phase::Failed) => State::Down,
+            Err(error) if error.code() == Some("instance_not_found") => State::Gone,
+            _ => State::Unknown,
         }
     }
 

@@ -11,7 +11,7 @@ use contracts::{
 use http::StatusCode;
 use service::{Json, Problem};
 
-use crate::{app::App, assertions, deliveries, refused::Answer, sessions};
+use crate::{app::App, assertions, deliveries, goodbyes, refused::Answer, sessions};
 
 /// The session of a token; looking it up keeps it alive.
 #[utoipa::path(post, path = "/portal/session", tag = "portal", request_body = SessionToken,
@@ -72,6 +72,9 @@ pub(crate) async fn assertion(
     };
     if *slug != body.slug {
         return Err(Problem::not_found("instance_not_found").into());
+    }
+    if purpose == token::Purpose::Login {
+        goodbyes::say_before_hand_off(&app, instance_id).await?;
     }
     let account = live.account.id;
     let assertion = assertions::assertion(&app, account, slug, purpose, Some(live.sid.clone()), body.bind)?;

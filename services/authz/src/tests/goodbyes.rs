@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use contracts::deploy::Phase;
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::json;
@@ -234,5 +235,48 @@ async fn two_workers_say_each_once() {
         let tried = join_all((0..4).map(|_| send_due::<Goodbye>(&authz.app))).await;
         assert_eq!(tried.into_iter().map(Result::unwrap).sum::<usize>(), 6, "{}", authz.name());
         assert!(people.iter().all(|person| authz.workspaces.heard(person).len() == 2), "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_known_not_to_run_is_not_called_until_it_does() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        authz.workspaces.answer_with(503);
+        sign_out(&authz, &alice.token, false).await;
+        let calls = async |phase| {
+            authz.deploy.say(phase);
+            let before = authz.workspaces.heard(&alice).len();
+            authz.hand.advance_ms(60_000);
+            assert_eq!(send_due::<Goodbye>(&authz.app).await.unwrap(), 1);
+            authz.workspaces.heard(&alice).len() - before
+        };
+        for (phase, expected) in [(Phase::Stopped, 0), (Phase::Failed, 0), (Phase::Unknown, 1), (Phase::Starting, 1)] {
+            assert_eq!((calls(phase).await, waiting(&authz).await), (expected, 1), "{}: {phase:?}", authz.name());
+        }
+        authz.workspaces.answer_with(0);
+        assert_eq!((calls(Phase::Ready).await, waiting(&authz).await), (1, 0), "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn before_the_person_is_let_in_again_what_was_to_end_ends() {
+    for authz in everywhere().await {
+        let (alice, bob) = (authz.person("alice").await, authz.person("bob").await);
+        authz.workspaces.answer_with(503);
+        sign_out(&authz, &alice.token, true).await;
+        sign_out(&authz, &bob.token, true).await;
+        let again = Person::of(&authz.login("alice", PASSWORD, "192.0.2.1").await);
+        let hand_off =
+            json!({"session_token": again.token, "slug": "alice", "purpose": "login", "bind": "A".repeat(43)});
+        // As long as it does not answer, that holds nobody up.
+        assert_eq!(authz.post("/portal/assertion", &hand_off).await.status, StatusCode::OK);
+        authz.workspaces.answer_with(0);
+        let before = authz.workspaces.heard(&alice).len();
+        assert_eq!(authz.post("/portal/assertion", &hand_off).await.status, StatusCode::OK);
+        assert_eq!(sids(&authz, &alice, before), [None], "{}", authz.name());
+        assert_eq!(waiting(&authz).await, 1, "bob's still waits");
+        assert_eq!(authz.post("/portal/assertion", &hand_off).await.status, StatusCode::OK);
+        assert_eq!(authz.workspaces.heard(&alice).len(), before + 1, "once");
     }
 }

@@ -236,6 +236,8 @@ struct FakeState {
     calls: AtomicUsize,
     taken: std::sync::Mutex<Vec<RegisterInstance>>,
     stopped: std::sync::Mutex<Vec<InstanceId>>,
+    /// What every instance is said to be; accepted when nothing else was said.
+    phase: std::sync::Mutex<Option<Phase>>,
 }
 
 impl FakeDeployControl {
@@ -252,6 +254,11 @@ impl FakeDeployControl {
     /// What was to be stopped, in the order it came.
     pub fn stopped(&self) -> Vec<String> {
         self.state.stopped.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    /// From now on it says that every instance is so.
+    pub fn say(&self, phase: Phase) {
+        *self.state.phase.lock().unwrap() = Some(phase);
     }
 
     /// From now on it knows of nothing.
@@ -332,7 +339,10 @@ async fn resolve(State(state): State<Arc<FakeState>>, Json(body): Json<ResolveIn
     }
     let taken = state.taken.lock().unwrap();
     match taken.iter().find(|one| one.slug == body.slug && one.account_id == body.account_id) {
-        Some(found) => Json(instance(found)).into_response(),
+        Some(found) => {
+            let phase = state.phase.lock().unwrap().unwrap_or(Phase::Accepted);
+            Json(Instance { phase, ..instance(found) }).into_response()
+        }
         None => problem(404, "instance_not_found"),
     }
 }

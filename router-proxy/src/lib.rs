@@ -124,6 +124,7 @@ impl Router {
         let identity = Identity::new(&config.authz_url);
         let doors = doors::Doors::new(Arc::clone(&app), egress, identity, drain.clone());
 
+        drain.tracker.spawn(egress::report::send(client.clone(), app.tenants.outbox.clone(), stop.clone()));
         let feed = feed::follow(client, Arc::clone(&app.table), Entropy::system(), stop.clone());
         drain.tracker.spawn(feed);
         drain.tracker.spawn(disk::keep(dir.clone(), Arc::clone(&app.table), stop.clone()));

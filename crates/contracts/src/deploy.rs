@@ -9,6 +9,7 @@
 //! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`]: for operators |
 //! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
 //! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
+//! | `POST /api/egress-refusals` | [`crate::egress::EgressReport`] | 204; from the router |
 //! | `GET /api/routes` | – | NDJSON, see [`crate::routes`] |
 //!
 //! `account_id` is the person the call is made for; another person's instance is 404 `instance_not_found`.
@@ -209,6 +210,9 @@ pub enum EventCode {
     Failed,
     /// Somebody wants another attempt.
     RetryRequested,
+    /// It asked for something outside that the rules do not let out; `detail` is the target and, after a space, the
+    /// [`crate::egress::RefusalReason`].
+    EgressRefused,
     /// The engine cannot be asked.
     EngineLost,
     /// The engine can be asked again.

@@ -24,6 +24,9 @@ pub const REFUSALS_PATH: &str = "/api/egress-refusals";
 /// The most refusals in one [`EgressReport`].
 pub const MAX_REPORTED: usize = 200;
 
+/// The longest target, in bytes: a name has 253 at most, a port five.
+pub const MAX_TARGET: usize = 260;
+
 /// The path on the router's internal listener that tells an instance's [`EgressUsage`].
 pub fn usage_path(id: InstanceId) -> String {
     format!("/egress/{id}")
@@ -78,7 +81,8 @@ pub struct EgressRefusal {
     pub at_ms: i64,
 }
 
-/// Refusals of the rules since the last report, for the instances' event logs.
+/// Refusals of the rules since the last report, for the instances' event logs. The router says each target and reason
+/// once an hour, and so many an hour of each instance, so that nobody fills a log at will.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EgressReport {
@@ -94,8 +98,32 @@ pub struct ReportedRefusal {
     pub instance_id: InstanceId,
     /// For what: `host:port`.
     pub target: String,
-    /// Why not: [`EgressRefusal::reason`].
-    pub reason: String,
-    /// How often since the last report.
-    pub count: u64,
+    /// Why not: [`EgressRefusal::reason`] of an `egress_refused`.
+    pub reason: RefusalReason,
+}
+
+/// Why the rules do not let something out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalReason {
+    /// The operator blocks it.
+    Denied,
+    /// The operator lets out only what is listed.
+    NotListed,
+    /// It leads to an address of a kind that is not let out: private, loopback, metadata, the host's own.
+    Address,
+    /// It is written as a number that some programs take for an address.
+    Number,
+}
+
+impl RefusalReason {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::NotListed => "not_listed",
+            Self::Address => "address",
+            Self::Number => "number",
+        }
+    }
 }

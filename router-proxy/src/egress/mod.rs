@@ -6,6 +6,7 @@ pub mod network;
 pub mod own;
 mod proxy;
 mod refusal;
+pub mod report;
 mod resolver;
 pub mod rules;
 pub mod target;

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
-use contracts::InstanceId;
+use contracts::{InstanceId, egress::MAX_TARGET};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
@@ -26,8 +26,6 @@ use crate::{
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long the outside may take to begin an answer: what the OpenAI SDKs wait for a model.
 const FIRST_BYTE: Duration = Duration::from_secs(600);
-/// The longest target that is remembered of a refusal.
-const MAX_NAMED: usize = 260;
 
 /// The proxy of every instance; which one speaks is known by the socket it speaks on.
 #[derive(Clone)]
@@ -66,8 +64,8 @@ impl Egress {
             self.forward(&tenant, drain, request).await
         };
         Ok(answered.unwrap_or_else(|refusal| {
-            tenant.refused(&named, refusal.code, refusal.reason);
-            tracing::info!(instance = %tenant.id, code = refusal.code, reason = refusal.reason, detail = refusal.detail, "not let out");
+            tenant.refused(&named, &refusal);
+            tracing::info!(instance = %tenant.id, code = refusal.code, reason = refusal.reason(), detail = refusal.detail, "not let out");
             refusal.into_response()
         }))
     }
@@ -180,5 +178,5 @@ fn named(uri: &Uri) -> String {
     let text = uri.authority().map_or("-", |authority| authority.as_str());
     // A user and a password before the host are nobody's business.
     let text = text.rsplit('@').next().unwrap_or_default();
-    text.chars().take(MAX_NAMED).collect()
+    text.chars().take(MAX_TARGET).collect()
 }

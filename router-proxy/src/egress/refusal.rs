@@ -1,7 +1,7 @@
 //! The proxy's refusals, in words that reach a person: as problem details, in the status line's reason, which is all that
 //! most HTTP clients show of a refused CONNECT, and as `Proxy-Status` (RFC 9209) for programs.
 
-use contracts::ProblemDetails;
+use contracts::{ProblemDetails, egress::RefusalReason};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
@@ -20,8 +20,8 @@ pub struct Refusal {
     status: StatusCode,
     /// The problem's code.
     pub code: &'static str,
-    /// Which of the rules' reasons it was, or the code again.
-    pub reason: &'static str,
+    /// Which of the rules it was, when it was one.
+    pub rule: Option<RefusalReason>,
     /// RFC 9209, section 2.3.
     error: &'static str,
     /// A few words, for the status line.
@@ -32,7 +32,7 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, error: &'static str, brief: &str, detail: String) -> Self {
-        Self { status, code, reason: code, error, brief: brief.to_owned(), detail }
+        Self { status, code, rule: None, error, brief: brief.to_owned(), detail }
     }
 
     /// What was asked for is not what this proxy does.
@@ -51,7 +51,7 @@ impl Refusal {
         let detail = reason.sentence(host);
         let brief = format!("Refused: {}", reason.words());
         let status = StatusCode::FORBIDDEN;
-        Self { reason: reason.code(), ..Self::new(status, "egress_refused", reason.error(), &brief, detail) }
+        Self { rule: Some(reason.told()), ..Self::new(status, "egress_refused", reason.error(), &brief, detail) }
     }
 
     /// The instance has as many connections as it may.
@@ -100,6 +100,11 @@ impl Refusal {
         };
         tracing::debug!(cause = format!("{:#}", anyhow::Error::from(error)), "no connection to the outside");
         refusal
+    }
+
+    /// Which of the rules it was, or the code again.
+    pub fn reason(&self) -> &'static str {
+        self.rule.map_or(self.code, RefusalReason::as_str)
     }
 
     /// As it is answered.

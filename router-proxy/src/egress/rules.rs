@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, str::FromStr};
 
+use contracts::egress::RefusalReason;
 use ipnet::IpNet;
 
 use super::{
@@ -190,11 +191,16 @@ impl Reason {
 
     /// For metrics.
     pub fn code(self) -> &'static str {
+        self.told().as_str()
+    }
+
+    /// As the other services are told of it.
+    pub fn told(self) -> RefusalReason {
         match self {
-            Self::Denied => "denied",
-            Self::NotListed => "not_listed",
-            Self::Kind(_) => "address",
-            Self::Number => "number",
+            Self::Denied => RefusalReason::Denied,
+            Self::NotListed => RefusalReason::NotListed,
+            Self::Kind(_) => RefusalReason::Address,
+            Self::Number => RefusalReason::Number,
         }
     }
 }

@@ -11,11 +11,15 @@ use std::{
 use clock::Clock;
 use contracts::{
     InstanceId,
-    egress::{EgressRefusal, EgressUsage},
+    egress::{EgressRefusal, EgressUsage, ReportedRefusal},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::throttle::Allowance;
+use super::{
+    refusal::Refusal,
+    report::{Outbox, Told},
+    throttle::Allowance,
+};
 
 /// Names of one instance that are resolved at once; more wait, and nobody else with them.
 pub const RESOLVING: usize = 8;
@@ -55,6 +59,8 @@ pub struct Tenant {
     refused: AtomicU64,
     /// The latest last.
     refusals: Mutex<VecDeque<EgressRefusal>>,
+    told: Told,
+    outbox: Outbox,
 }
 
 /// What passes in one direction.
@@ -89,9 +95,11 @@ impl Direction {
 pub type Connection = OwnedSemaphorePermit;
 
 impl Tenant {
-    fn new(id: InstanceId, limits: Limits, clock: Clock) -> Self {
+    fn new(id: InstanceId, limits: Limits, clock: Clock, outbox: Outbox) -> Self {
         Self {
             id,
+            told: Told::default(),
+            outbox,
             resolving: Semaphore::new(RESOLVING),
             outward: Direction::new(id, "out", limits),
             inward: Direction::new(id, "in", limits),
@@ -118,12 +126,20 @@ impl Tenant {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Something was refused: `code` says why, `reason` which of the rules' reasons it was.
-    pub fn refused(&self, target: &str, code: &'static str, reason: &'static str) {
+    /// Something was refused.
+    pub fn refused(&self, target: &str, refusal: &Refusal) {
+        let (code, reason) = (refusal.code, refusal.reason());
         self.refused.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("router_egress_refused_total", "instance" => self.id.to_string(), "code" => code)
             .increment(1);
         let at_ms = self.clock.now_ms();
+        if let Some(rule) = refusal.rule {
+            self.outbox.offer(
+                &self.told,
+                ReportedRefusal { instance_id: self.id, target: target.to_owned(), reason: rule },
+                at_ms,
+            );
+        }
         let mut refusals = self.refusals();
         let same = |known: &EgressRefusal| known.target == target && known.code == code && known.reason == reason;
         let before = refusals.iter().position(same).and_then(|place| refusals.remove(place));
@@ -163,18 +179,20 @@ impl Tenant {
 pub struct Tenants {
     limits: Limits,
     clock: Clock,
+    /// What deploy-control is to hear of.
+    pub outbox: Outbox,
     all: Arc<Mutex<HashMap<InstanceId, Arc<Tenant>>>>,
 }
 
 impl Tenants {
     /// None yet; each will have these limits.
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        Self { limits, clock, all: Arc::default() }
+        Self { limits, clock, outbox: Outbox::default(), all: Arc::default() }
     }
 
     /// This instance: the same one for as long as it is not forgotten.
     pub fn get(&self, id: InstanceId) -> Arc<Tenant> {
-        let new = || Arc::new(Tenant::new(id, self.limits, self.clock.clone()));
+        let new = || Arc::new(Tenant::new(id, self.limits, self.clock.clone(), self.outbox.clone()));
         Arc::clone(self.lock().entry(id).or_insert_with(new))
     }
 
@@ -202,6 +220,7 @@ impl Tenants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::{address::Class, rules::Reason};
 
     #[test]
     fn refusals_are_counted_together_and_the_latest_are_kept() {
@@ -209,11 +228,11 @@ mod tests {
         let tenants = Tenants::new(Limits::default(), clock);
         let tenant = tenants.get(InstanceId::from_uuid(uuid::Uuid::from_u128(1)));
         for n in 0..MAX_REFUSALS + 5 {
-            tenant.refused(&format!("{n}.test:80"), "egress_refused", "address");
+            tenant.refused(&format!("{n}.test:80"), &Refusal::by_rule(Reason::Kind(Class::Private), "x"));
         }
         time.advance_ms(500);
-        tenant.refused("20.test:80", "egress_refused", "address");
-        tenant.refused("20.test:80", "egress_refused", "denied");
+        tenant.refused("20.test:80", &Refusal::by_rule(Reason::Kind(Class::Loopback), "x"));
+        tenant.refused("20.test:80", &Refusal::by_rule(Reason::Denied, "x"));
         let usage = tenant.usage();
         assert_eq!((usage.refused, usage.refusals.len()), (57, MAX_REFUSALS));
         let newest: Vec<_> = usage.refusals[..3].iter().map(|r| (&*r.target, &*r.reason, r.count, r.at_ms)).collect();

@@ -483,3 +483,17 @@ async fn an_instance_is_held_to_its_rate() {
     let took = since.elapsed().as_secs_f64();
     assert!(took > 4.5, "{took}");
 }
+
+#[tokio::test]
+async fn what_the_rules_refuse_is_told_to_deploy_control_once() {
+    let (house, _) = house_with_outside(vec![("BEAVER_EGRESS_DENY", "blocked.test".to_owned())]).await;
+    let egress = house.run(1).join("out/egress.sock");
+    for target in ["rebound.test:80", "rebound.test:80", "nowhere.test:80", "blocked.test:443", "127.1:80"] {
+        connect_to(&egress, target).await;
+    }
+    until("all of it is told", async || house.deploy.refusals.lock().unwrap().len() >= 3).await;
+    let told = house.deploy.refusals.lock().unwrap().clone();
+    let brief: Vec<_> = told.iter().map(|r| (r.instance_id, &*r.target, r.reason.as_str())).collect();
+    let expected = [("rebound.test:80", "address"), ("blocked.test:443", "denied"), ("127.1:80", "number")];
+    assert_eq!(brief, expected.map(|(target, reason)| (id(1), target, reason)), "and not what only could not be had");
+}

@@ -287,6 +287,8 @@ pub struct Deploy {
     pub address: SocketAddr,
     state: Arc<Mutex<Feed>>,
     pub connections: Arc<AtomicUsize>,
+    /// What was told to have been refused.
+    pub refusals: Arc<Mutex<Vec<contracts::egress::ReportedRefusal>>>,
 }
 
 struct Feed {
@@ -303,9 +305,13 @@ impl Deploy {
             address,
             state: Arc::new(Mutex::new(Feed { snapshot, readers: Vec::new() })),
             connections: Arc::default(),
+            refusals: Arc::default(),
         };
         if there {
-            let app = axum::Router::new().route(contracts::routes::PATH, get(feed)).with_state(this.clone());
+            let app = axum::Router::new()
+                .route(contracts::routes::PATH, get(feed))
+                .route(contracts::egress::REFUSALS_PATH, axum::routing::post(refusals))
+                .with_state(this.clone());
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         }
         this
@@ -345,6 +351,16 @@ impl Feed {
         let line = serde_json::to_string(message).unwrap() + "\n";
         self.readers.retain(|reader| reader.send(line.clone()).is_ok());
     }
+}
+
+async fn refusals(
+    State(deploy): State<Deploy>,
+    headers: http::HeaderMap,
+    axum::Json(report): axum::Json<contracts::egress::EgressReport>,
+) -> http::StatusCode {
+    assert_eq!(headers["authorization"], format!("Bearer {TOKEN}"));
+    deploy.refusals.lock().unwrap().extend(report.refusals);
+    http::StatusCode::NO_CONTENT
 }
 
 async fn feed(State(deploy): State<Deploy>, headers: http::HeaderMap) -> Response {

@@ -281,7 +281,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     let rows = observed.events.iter().rev().take(SHOWN).map(|event| Row {
         when: clock::rfc3339(event.at_ms),
         shown: utc(event.at_ms),
-        text: t.t(&format!("event.{}", event_name(event.code))).into(),
+        text: event_text(event, t),
     });
     let part = InstancePart {
         t,
@@ -299,6 +299,14 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     };
     let html = part.render().map_err(Problem::internal)?;
     Ok(Live { html, say: say.into(), go: None, waiting: mood == "busy" || instance.is_none() })
+}
+
+fn event_text(event: &Event, t: Texts) -> String {
+    let text = t.t(&format!("event.{}", event_name(event.code)));
+    match (event.code, event.detail.as_deref().and_then(|detail| detail.split(' ').next())) {
+        (EventCode::EgressRefused, Some(target)) => format!("{text}: {target}"),
+        _ => text.into(),
+    }
 }
 
 /// The end of an event's text's key; as on the wire.
@@ -322,6 +330,7 @@ pub fn event_name(code: EventCode) -> &'static str {
         EventCode::AttemptFailed => "attempt_failed",
         EventCode::Failed => "failed",
         EventCode::RetryRequested => "retry_requested",
+        EventCode::EgressRefused => "egress_refused",
         EventCode::EngineLost => "engine_lost",
         EventCode::EngineBack => "engine_back",
     }

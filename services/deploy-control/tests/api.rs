@@ -33,6 +33,7 @@ async fn nothing_is_answered_without_the_token() {
         ("GET", format!("{instance}/events?account_id={}", alice.account)),
         ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
         ("GET", "/api/routes".into()),
+        ("POST", contracts::egress::REFUSALS_PATH.into()),
     ] {
         let url = format!("{}{path}", service.base);
         for token in [None, Some("wrong"), Some(&TOKEN[1..])] {
@@ -51,7 +52,7 @@ async fn nothing_is_answered_without_the_token() {
     assert!(list.instances.is_empty(), "nothing was taken");
     let described: serde_json::Value =
         service.client.get(format!("{}/openapi.json", service.base)).send().await.unwrap().json().await.unwrap();
-    assert_eq!(described["paths"].as_object().unwrap().len(), 11, "every call is described");
+    assert_eq!(described["paths"].as_object().unwrap().len(), 12, "every call is described");
 }
 
 #[tokio::test]
@@ -384,6 +385,7 @@ async fn no_caller_can_name_anything_but_instances() {
         ("/api/instances/register".to_owned(), serde_json::to_value(Person::named("carol").wanted()).unwrap()),
         ("/api/instances/resolve".into(), json!({ "account_id": alice.account, "slug": alice.slug })),
         ("/api/instances/configure-provider".into(), alice.provider("sk-1")),
+        (contracts::egress::REFUSALS_PATH.into(), json!({ "refusals": [] })),
     ];
     for wish in ["stop", "start", "restart", "retry"] {
         bodies.push((format!("/api/instances/{}/{wish}", alice.id), owner.clone()));
@@ -434,5 +436,37 @@ async fn no_caller_can_name_anything_but_instances() {
     for (path, body) in &bodies {
         let status = service.request("POST", path).json(body).send().await.unwrap().status();
         assert!(status.is_success(), "{path} {status}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_router_refused_is_an_event_that_changes_nothing() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        let before = service.settled(&alice, Phase::Ready).await;
+        let unknown = Person::named("nobody").id;
+        let refusal = |id: contracts::InstanceId, target: &str| serde_json::json!({ "instance_id": id, "target": target, "reason": "address" });
+        let tell = async |refusals: Vec<serde_json::Value>| {
+            let body = serde_json::json!({ "refusals": refusals });
+            service.request("POST", contracts::egress::REFUSALS_PATH).json(&body).send().await.unwrap().status()
+        };
+        let good = vec![refusal(unknown, "a.test:80"), refusal(alice.id, "a.test:80"), refusal(alice.id, "b.test:1")];
+        assert_eq!(tell(good).await, StatusCode::NO_CONTENT, "{}", world.store.name());
+        for bad in [refusal(alice.id, "a b"), refusal(alice.id, &"a".repeat(261)), refusal(alice.id, "a\n")] {
+            assert_eq!(tell(vec![bad]).await, StatusCode::BAD_REQUEST);
+        }
+        assert_eq!(tell(vec![refusal(alice.id, "a.test:80"); 201]).await, StatusCode::BAD_REQUEST);
+
+        let path = format!("/api/instances/{}/events?account_id={}&last=2", alice.id, alice.account);
+        let events = service.get::<EventList>(&path).await.1.events;
+        let told: Vec<_> = events.iter().map(|event| (event.code, event.detail.as_deref(), &*event.actor)).collect();
+        let refused = contracts::deploy::EventCode::EgressRefused;
+        assert_eq!(
+            told,
+            [(refused, Some("a.test:80 address"), "beaver"), (refused, Some("b.test:1 address"), "beaver")]
+        );
+        let after = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((after.generation, after.phase, after.error), (before.generation, before.phase, before.error));
     }
 }

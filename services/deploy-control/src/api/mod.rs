@@ -1,5 +1,6 @@
 //! The HTTP API: wishes in, instances and their progress out. Only for services that show the token.
 
+mod egress;
 mod instances;
 mod openapi;
 mod routes;
@@ -53,6 +54,7 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/retry", post(instances::retry))
         .route("/api/instances/{id}/events", get(instances::events))
         .route("/api/instances/{id}/events/stream", get(stream::stream))
+        .route(contracts::egress::REFUSALS_PATH, post(egress::refusals))
         .route(contracts::routes::PATH, get(routes::feed));
     service::bearer::require(guarded, tokens)
         .with_state(api)

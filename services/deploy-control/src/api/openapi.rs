@@ -25,6 +25,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::events,
         super::stream::stream,
         super::routes::feed,
+        super::egress::refusals,
     ),
     components(schemas(
         contracts::ProblemDetails,

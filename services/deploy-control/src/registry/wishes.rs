@@ -5,7 +5,7 @@ use contracts::{
     deploy::{Desired, EventCode, Phase, RegisterInstance},
 };
 
-use super::{Columns, Error, NewEvent, Registry, Row, insert_events, word};
+use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, word};
 
 /// How often a write that lost against another is tried again.
 const TRIES: u32 = 8;
@@ -119,6 +119,23 @@ impl Registry {
             // The reconciler or another wish was quicker: on what is true now.
         }
         // Busy beyond reason; the caller tells people to try again.
+        Err(Error::Database(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Writes events down that change nothing of the instance; the row with them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Database`].
+    pub async fn tell(&self, id: InstanceId, events: Vec<NewEvent>) -> Result<Row, Error> {
+        let progress = Progress { events, ..Progress::default() };
+        for _ in 0..TRIES {
+            let row = self.get(id).await?;
+            if let Some(written) = self.record(&row, &progress).await? {
+                return Ok(written);
+            }
+            // Somebody else was quicker: on what is true now.
+        }
         Err(Error::Database(sqlx::Error::PoolTimedOut))
     }
 }

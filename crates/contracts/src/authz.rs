@@ -18,6 +18,7 @@
 //! | `GET /portal/operator` | – | 200 [`OperatorState`] |
 //! | `POST /portal/operator` | [`RegisterOperator`] | 201 [`SignedIn`]; 403 `operator_link_invalid`, 409 `operator_exists` |
 //! | `POST /portal/operator/account` | [`OperatorQuery`] | 200 [`AccountView`]; 403 `operator_required`, 404 `account_not_found` |
+//! | `POST /portal/operator/suspended` | [`SessionToken`] | 200 [`SuspendedList`]; 403 `operator_required` |
 //! | `POST /portal/operator/suspend` | [`SuspendAccount`] | 200 [`AccountView`]; 403 `operator_required`, 404 `account_not_found` |
 //! | `POST /backends/register` | [`RegisterBackend`] | 201 [`BackendRegistered`] |
 //!
@@ -142,6 +143,13 @@ pub struct AccountView {
     pub suspended_at_ms: Option<i64>,
     /// What operators did to it, the last first; at most 50.
     pub actions: Vec<OperatorAction>,
+}
+
+/// The accounts that are suspended.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SuspendedList {
+    /// Their names, the last suspended first; at most 1,000.
+    pub slugs: Vec<Slug>,
 }
 
 /// What an operator did to an account.

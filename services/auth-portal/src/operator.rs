@@ -8,7 +8,7 @@ use axum::{
 };
 use contracts::{
     InstanceId,
-    authz::{OperatorState, RegisterOperator, SignedIn},
+    authz::{OperatorState, RegisterOperator, SessionToken, SignedIn, SuspendedList},
     deploy::InstanceList,
 };
 use http::{HeaderMap, Method, StatusCode};
@@ -36,6 +36,7 @@ struct Row {
     origin: String,
     id: String,
     phase: String,
+    suspended: bool,
     error: Option<String>,
     when: String,
     shown: String,
@@ -63,12 +64,15 @@ pub async fn console(
     visit: Visit,
     Query(paging): Query<Paging>,
 ) -> Result<Response, Problem> {
-    if visit.session.is_none() {
-        return Ok(see_other(&Next::Operator.login()));
-    }
+    let (_, session_token) = match visit.signed_in(Next::Operator) {
+        Ok(signed_in) => signed_in,
+        Err(way) => return Ok(*way),
+    };
     if !visit.is_operator() {
         return Err(Problem::not_found("not_found"));
     }
+    let asked = SessionToken { session_token };
+    let suspended: SuspendedList = portal.authz().post("/portal/operator/suspended", &asked).await.map_err(away)?;
     let l = visit.layout();
     let after = paging.after.map(|after| format!("&after={after}")).unwrap_or_default();
     let list = portal.deploy().get::<InstanceList>(&format!("/api/instances?limit={PAGE}{after}")).await;
@@ -80,6 +84,7 @@ pub async fn console(
         }
     };
     let rows = list.instances.into_iter().map(|instance| Row {
+        suspended: suspended.slugs.contains(&instance.slug),
         slug: instance.slug.to_string(),
         origin: instance.origin,
         id: instance.id.to_string(),

@@ -114,6 +114,7 @@ impl App {
             .route("/portal/operator", get(operator::state).post(operator::register))
             .route("/portal/operator/account", post(suspension::account))
             .route("/portal/operator/suspend", post(suspension::suspend))
+            .route("/portal/operator/suspended", post(suspension::suspended))
             .route("/backends/register", post(backends::register))
             // Nearly every answer holds a secret.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")));

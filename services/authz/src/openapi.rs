@@ -15,7 +15,7 @@ use utoipa::{
         crate::portal::logout, crate::portal::retry_delivery, crate::portal::assertion, crate::operator::state, crate::operator::register,
         crate::backends::register, crate::oauth::metadata::public,
         crate::own_account::list, crate::own_account::end, crate::own_account::change_password,
-        crate::suspension::account, crate::suspension::suspend,
+        crate::suspension::account, crate::suspension::suspend, crate::suspension::suspended,
     ),
     security(("service_token" = [])),
     modifiers(&ServiceToken),

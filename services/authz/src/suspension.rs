@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use contracts::{
-    ProblemDetails,
-    authz::{AccountView, Actioned, OperatorAction, OperatorQuery, Role, SuspendAccount},
+    ProblemDetails, Slug,
+    authz::{AccountView, Actioned, OperatorAction, OperatorQuery, Role, SessionToken, SuspendAccount, SuspendedList},
 };
 use http::StatusCode;
 use secrecy::SecretString;
@@ -21,6 +21,8 @@ use crate::{
 
 /// The longest reason, in characters.
 const REASON: usize = 500;
+/// How many suspended accounts a list has at the most.
+const SUSPENDED: i64 = 1_000;
 /// How many of the last actions a view has.
 const LISTED: i64 = 50;
 
@@ -43,6 +45,28 @@ pub(crate) async fn account(State(app): State<Arc<App>>, Json(body): Json<Operat
     operator(&app, &body.session_token).await?;
     let account = person(&app, &body.slug).await?;
     Ok(Json(view(&app, account).await?))
+}
+
+/// The accounts that are suspended, for the console's list.
+#[utoipa::path(post, path = "/portal/operator/suspended", tag = "portal", request_body = SessionToken,
+    responses(
+        (status = 200, body = SuspendedList),
+        (status = 401, description = "session_ended", body = ProblemDetails),
+        (status = 403, description = "operator_required", body = ProblemDetails)))]
+pub(crate) async fn suspended(
+    State(app): State<Arc<App>>,
+    Json(body): Json<SessionToken>,
+) -> Answer<Json<SuspendedList>> {
+    operator(&app, &body.session_token).await?;
+    let slugs: Vec<String> = sqlx::query_scalar(
+        "SELECT slug FROM accounts WHERE suspended_at_ms > 0 AND slug IS NOT NULL
+         ORDER BY suspended_at_ms DESC, slug LIMIT $1",
+    )
+    .bind(SUSPENDED)
+    .fetch_all(app.store.pool())
+    .await?;
+    // What is in the table was a name when it was put there.
+    Ok(Json(SuspendedList { slugs: slugs.iter().filter_map(|slug| Slug::parse(slug).ok()).collect() }))
 }
 
 /// Suspends an account: sign-in is refused, every session ends, here and in the instance, and the instance is stopped and stays

@@ -15,7 +15,7 @@ use contracts::{
     authz::{
         AccountView, Actioned, AssertionIssued, AssertionRequest, ChangePassword, EndSession, IDEMPOTENCY_KEY, Login,
         Logout, OperatorAction, OperatorQuery, OperatorState, RegisterAccount, RegisterOperator, Role, Session,
-        SessionEntry, SessionList, SessionToken, SignedIn, SlugAvailability, SuspendAccount,
+        SessionEntry, SessionList, SessionToken, SignedIn, SlugAvailability, SuspendAccount, SuspendedList,
     },
 };
 use http::{HeaderMap, StatusCode};
@@ -115,6 +115,7 @@ impl Authz {
             .route("/portal/logout", post(logout))
             .route("/portal/operator/account", post(operator_account))
             .route("/portal/operator/suspend", post(suspend))
+            .route("/portal/operator/suspended", post(suspended))
             .route("/portal/sessions", post(sessions))
             .route("/portal/sessions/end", post(end_session))
             .route("/portal/password", post(change_password))
@@ -301,6 +302,12 @@ async fn suspend(State(authz): State<Authz>, Json(body): Json<SuspendAccount>) -
         inner.sessions.retain(|_, session| session.account_id != account.id);
     }
     Json(account.view()).into_response()
+}
+
+async fn suspended(State(authz): State<Authz>) -> Json<SuspendedList> {
+    let inner = authz.inner.lock();
+    let theirs = inner.accounts.iter().filter(|account| account.suspended.is_some());
+    Json(SuspendedList { slugs: theirs.filter_map(|account| account.slug.clone()).collect() })
 }
 
 async fn sessions(State(authz): State<Authz>, Json(body): Json<SessionToken>) -> Response {

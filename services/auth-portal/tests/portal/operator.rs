@@ -115,6 +115,8 @@ async fn an_account_is_suspended_with_a_reason_and_restored_and_that_is_kept() {
     assert_eq!(page.location.as_deref(), Some("/operator/accounts/alice"));
     let page = operator.get("/operator/accounts/alice").await;
     page.shows("This account has been suspended since");
+    let badge = "<span class=\"badge bad\">Suspended</span>";
+    assert_eq!(operator.get("/operator").await.body.matches(badge).count(), 1);
     page.shows("Suspended by op@example.com");
     page.shows("sends <b>spam</b>");
     assert!(!page.body.contains("<b>spam"), "never markup");
@@ -130,6 +132,7 @@ async fn an_account_is_suspended_with_a_reason_and_restored_and_that_is_kept() {
     }
     operator.post("/operator/accounts/alice/restore", &[]).await;
     operator.get("/operator/accounts/alice").await.shows("Restored by op@example.com");
+    assert!(!operator.get("/operator").await.body.contains(badge));
     assert_eq!(alice.login("alice", PASSWORD).await.location.as_deref(), Some("/instance"));
 }
 

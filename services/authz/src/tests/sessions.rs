@@ -156,6 +156,7 @@ async fn the_internal_api_opens_to_the_service_token_alone() {
         "/portal/operator",
         "/portal/operator/account",
         "/portal/operator/suspend",
+        "/portal/operator/suspended",
         "/backends/register",
     ] {
         for shown in [None, Some("Bearer "), Some("Bearer wrong"), Some(INTERNAL_TOKEN), Some("Basic YTpi")] {
@@ -206,6 +207,7 @@ async fn the_description_names_every_internal_endpoint() {
             "/portal/operator",
             "/portal/operator/account",
             "/portal/operator/suspend",
+            "/portal/operator/suspended",
             "/portal/password",
             "/portal/register",
             "/portal/retry-delivery",

@@ -198,3 +198,26 @@ async fn only_operators_may_and_only_persons_can_be_suspended() {
         assert_eq!(authz.count("SELECT COUNT(*) FROM operator_actions").await, 0);
     }
 }
+
+#[tokio::test]
+async fn operators_see_who_is_suspended() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        authz.person("bob").await;
+        authz.person("carol").await;
+        let operator = operator(&authz).await;
+        for slug in ["carol", "alice"] {
+            authz.hand.advance_ms(1);
+            suspend(&authz, &operator, slug, true, "spam").await;
+        }
+        let list = async || authz.post("/portal/operator/suspended", &json!({"session_token": operator.token})).await;
+        assert_eq!(list().await.json::<Value>(), json!({"slugs": ["alice", "carol"]}), "{}", authz.name());
+        suspend(&authz, &operator, "alice", false, "").await;
+        assert_eq!(list().await.json::<Value>(), json!({"slugs": ["carol"]}), "{}", authz.name());
+        let bob = Person::of(&authz.login("bob", PASSWORD, "192.0.2.1").await);
+        let reply = authz.post("/portal/operator/suspended", &json!({"session_token": bob.token})).await;
+        assert_eq!(reply.problem(), (403, "operator_required".into()));
+        let reply = authz.post("/portal/operator/suspended", &json!({"session_token": alice.token})).await;
+        assert_eq!(reply.problem(), (401, "session_ended".into()));
+    }
+}

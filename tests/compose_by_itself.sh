@@ -4,9 +4,9 @@
 #
 #     sudo tests/compose_by_itself.sh
 #
-# Not part of every CI run: it compiles everything a second time, in a container and optimised (about 15 minutes on two
-# cores, 6 GB of disk). What can break without it being noticed is little: that compose tools accept the file, that every
-# service gets its settings and its secrets, and everything that happens afterwards are tested by `cargo test`.
+# Not part of every CI run: it compiles everything once more, optimised and in a container, which takes as long as the
+# rest of CI and 5 GB of disk. That both compose tools can read the file, that every service gets its settings and its
+# own secrets, and all that happens once the services run, `cargo test` covers.
 #
 # The base image is taken as it is when the engine has it (`docker pull rust:1.95-bookworm`). Otherwise it is made here
 # under the same name, with debootstrap and the Rust toolchain and crates of this host, for as long as the test takes.

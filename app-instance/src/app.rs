@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     chat::{self, Chats},
+    disk::Disk,
     gateway::{self, Keys},
     identity::{AccessTokens, Assertions, Door, Registrar},
     internal, pages,
@@ -79,6 +80,8 @@ pub struct App {
     pub keys: Keys,
     /// The chats.
     pub chats: Chats,
+    /// Whether there is room for more.
+    pub disk: Disk,
     /// Cancelled when it shall end.
     pub stop: Shutdown,
     /// Answers being made: waited for at the end.
@@ -140,6 +143,7 @@ impl App {
             provider,
             keys,
             chats,
+            disk: Disk::new(settings),
             stop,
             tasks: TaskTracker::new(),
             running: Mutex::default(),

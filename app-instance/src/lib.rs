@@ -7,6 +7,7 @@ rust_i18n::i18n!("locales", fallback = "en");
 
 pub mod app;
 mod chat;
+mod disk;
 mod door;
 mod gateway;
 pub mod identity;

@@ -44,7 +44,8 @@ async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem>
     Ok(Json(json!({ "chats": chats })))
 }
 
-async fn create(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+async fn create(State(app): State<Arc<App>>, locale: Locale) -> Result<impl IntoResponse, Problem> {
+    app.disk.has_room(|| texts::text(locale, "chat.disk_full"))?;
     let chat = app.chats.create().await.map_err(Problem::unavailable)?;
     Ok((StatusCode::CREATED, Json(chat)))
 }
@@ -65,6 +66,11 @@ async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<S
         running.cancel();
     }
     let deleted = app.chats.delete(&id).await.map_err(Problem::unavailable)?;
+    if deleted && app.disk.full().is_some() {
+        // Nobody shall wait for it: the file is written anew.
+        let app = app.clone();
+        app.tasks.clone().spawn(async move { app.chats.compact().await });
+    }
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(no_chat()) }
 }
 
@@ -108,6 +114,7 @@ async fn send(
             texts::text(locale, "chat.no_provider"),
         )
     })?;
+    app.disk.has_room(|| texts::text(locale, "chat.disk_full"))?;
     // The turn is taken before anything is written, and given back when the answer is over, however it ends.
     let turn = Turn::take(&app, &chat_id)
         .ok_or_else(|| Problem::new(StatusCode::CONFLICT, "chat_busy", texts::text(locale, "chat.busy")))?;

@@ -149,6 +149,19 @@ impl Chats {
         Ok(deleted.rows_affected() > 0)
     }
 
+    /// Gives what deleted chats took back to the file system, which SQLite by itself keeps for what comes. Without success,
+    /// as when something else is being written, it is said in the log, and done after the next deletion.
+    pub async fn compact(&self) {
+        let compacted = async {
+            sqlx::query("VACUUM").execute(self.store.pool()).await?;
+            // The log has all of it once more.
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(self.store.pool()).await
+        };
+        if let Err(error) = compacted.await {
+            tracing::warn!(%error, "the database could not be made smaller");
+        }
+    }
+
     /// Adds the person's message and an empty answer, together. A message that is there already is not added again;
     /// with `again`, an answer to it that did not end well is made anew.
     ///

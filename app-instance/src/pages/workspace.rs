@@ -25,7 +25,7 @@ const CODES: [&str; 10] = [
 ];
 
 /// The codes with which the chat's API refuses, and the text that says what that means.
-const REFUSALS: [(&str, &str); 10] = [
+const REFUSALS: [(&str, &str); 11] = [
     ("answer_not_last", "chat.not_last"),
     ("chat_busy", "chat.busy"),
     ("chat_not_found", "chat.gone"),
@@ -35,6 +35,7 @@ const REFUSALS: [(&str, &str); 10] = [
     ("message_id_taken", "chat.id_taken"),
     ("message_too_long", "chat.message_too_long"),
     ("provider_not_configured", "chat.no_provider"),
+    ("storage_full", "chat.disk_full"),
     ("unavailable", "chat.unavailable"),
 ];
 
@@ -44,6 +45,8 @@ struct Page {
     t: Texts,
     /// The model that answers, when there is a provider.
     model: Option<String>,
+    /// How much disk is taken of how much, when that is too much.
+    disk: Option<String>,
     /// What each code means, as JSON.
     codes: String,
     /// What each refusal means, as JSON.
@@ -56,7 +59,12 @@ pub async fn page(State(app): State<Arc<App>>, locale: Locale) -> Response {
     let codes = CODES.map(|code| (code, t.get(&format!("answer.{code}"))));
     let refusals = REFUSALS.map(|(code, text)| (code, t.get(text)));
     let model = app.provider.current().map(|provider| provider.model.clone());
-    html(StatusCode::OK, &Page { codes: json(codes), refusals: json(refusals), t, model })
+    let disk = app.disk.full().map(|full| {
+        let mb = |bytes: u64| bytes.div_ceil(1 << 20);
+        let used = full.used_bytes.map_or_else(|| "?".to_owned(), |bytes| mb(bytes).to_string());
+        format!("{used} MB / {} MB", mb(full.limit_bytes))
+    });
+    html(StatusCode::OK, &Page { codes: json(codes), refusals: json(refusals), disk, t, model })
 }
 
 fn json<const N: usize>(texts: [(&str, String); N]) -> String {

@@ -265,3 +265,53 @@ async fn the_page_has_the_words_for_every_refusal_in_its_language() {
         assert_ne!(words, &chinese[code], "{code} is not translated");
     }
 }
+
+#[tokio::test]
+async fn without_room_nothing_new_is_kept_until_enough_was_deleted() {
+    let house = House::with_model("held").await;
+    let browser = house.sign_in().await;
+    let chat = browser.new_chat().await;
+    house.provider.gate.add_permits(100);
+    let long = "long ".repeat(40_000);
+    for n in 0..8 {
+        let said = browser.say(&chat, &format!("message-{n}"), &long, false).await;
+        assert_eq!(Events::of(said).all().await.last().unwrap().0, "done");
+    }
+    let other = browser.new_chat().await;
+    let taken =
+        || std::fs::read_dir(house.path("data")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum::<u64>();
+    let before = taken();
+    assert!(before > 1 << 20, "{before}");
+
+    // As deploy-control writes it, while the instance runs.
+    let notice = house.path("config/disk.json");
+    std::fs::write(&notice, r#"{"used_bytes":3145729,"limit_bytes":2097152}"#).unwrap();
+    let asked = house.provider.sent.lock().unwrap().len();
+    let refused = async |request: reqwest::RequestBuilder| {
+        let answer = request.header("accept-language", "zh-CN").send().await.unwrap();
+        let status = answer.status();
+        let problem: Value = answer.json().await.unwrap();
+        assert!(problem["detail"].as_str().unwrap().contains("磁盘空间"), "{problem}");
+        (status, problem["code"].as_str().unwrap().to_owned())
+    };
+    let full = (StatusCode::INSUFFICIENT_STORAGE, "storage_full".to_owned());
+    assert_eq!(refused(browser.request(Method::POST, "/api/chats")).await, full);
+    let body = json!({ "id": "message-9", "content": "more" });
+    let say = browser.request(Method::POST, &format!("/api/chats/{other}/messages")).json(&body);
+    assert_eq!(refused(say).await, full);
+    assert_eq!(house.provider.sent.lock().unwrap().len(), asked, "nobody was asked");
+    // What is there can be read, and the page says how it stands.
+    assert_eq!(browser.get(&format!("/api/chats/{chat}")).await["messages"].as_array().unwrap().len(), 16);
+    let page = browser.request(Method::GET, "/").header("accept-language", "en").send().await.unwrap();
+    let page = page.text().await.unwrap();
+    assert!(page.contains("id=\"disk-full\"") && page.contains("4 MB / 2 MB"), "{page}");
+
+    let deleted = browser.request(Method::DELETE, &format!("/api/chats/{chat}")).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+    eventually(async || taken() < before / 4).await;
+    std::fs::remove_file(&notice).unwrap();
+    let said = browser.say(&other, "message-9", "more", false).await;
+    assert_eq!(Events::of(said).all().await.last().unwrap().0, "done");
+    let page = browser.request(Method::GET, "/").send().await.unwrap().text().await.unwrap();
+    assert!(!page.contains("disk-full"));
+}

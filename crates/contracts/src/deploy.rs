@@ -217,6 +217,10 @@ pub enum EventCode {
     EngineLost,
     /// The engine can be asked again.
     EngineBack,
+    /// Its data takes more disk than it may; it writes nothing more.
+    DiskFull,
+    /// There is room again.
+    DiskFreed,
 }
 
 /// How many events one answer has at most.

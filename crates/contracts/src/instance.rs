@@ -1,7 +1,7 @@
 //! What an instance is given, and what it answers to Beaver itself.
 //!
 //! Files, in its read-only `/config`: `config.json` ([`InstanceConfig`], 0400) and `registration.json`
-//! ([`Registration`], 0400, until it has been spent).
+//! ([`Registration`], 0400, until it has been spent); while its data is over its limit, `disk.json` ([`DiskNotice`]).
 //!
 //! Calls, only through the router's internal listener (`/instances/{id}/…`, see [`internal_path`]), which is the only one to set
 //! [`crate::INTERNAL`]; 404 from the public edge:
@@ -66,6 +66,18 @@ pub struct Registration {
     pub initial_access_token: String,
     /// When it ends.
     pub expires_at_ms: i64,
+}
+
+/// `disk.json`: the instance's data takes more disk than it may, and nothing more is to be written. It comes and goes while
+/// the instance runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskNotice {
+    /// What it takes, in bytes; absent when it is too many files to be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// What it may take, in bytes.
+    pub limit_bytes: u64,
 }
 
 /// The path on the router's internal listener that leads to `path` of an instance.

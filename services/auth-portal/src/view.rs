@@ -333,5 +333,7 @@ pub fn event_name(code: EventCode) -> &'static str {
         EventCode::EgressRefused => "egress_refused",
         EventCode::EngineLost => "engine_lost",
         EventCode::EngineBack => "engine_back",
+        EventCode::DiskFull => "disk_full",
+        EventCode::DiskFreed => "disk_freed",
     }
 }

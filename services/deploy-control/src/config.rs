@@ -8,6 +8,8 @@ use settings::{Env, Error, PublicAddress};
 use store::Database;
 use url::Url;
 
+use crate::disk::DiskConfig;
+
 /// Everything deploy-control is told from outside.
 #[derive(Clone)]
 pub struct Config {
@@ -27,6 +29,8 @@ pub struct Config {
     pub instance: InstanceSettings,
     /// How instances are worked on.
     pub reconcile: ReconcileConfig,
+    /// How much disk they may use.
+    pub disk: DiskConfig,
 }
 
 /// The services that are called, and what is shown to them.
@@ -142,6 +146,12 @@ impl Config {
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
             },
+            disk: DiskConfig {
+                // 0 is no limit.
+                limit_bytes: Some(u64::from(env.parse::<u32>("BEAVER_INSTANCE_DISK_MB")?) << 20)
+                    .filter(|limit| *limit > 0),
+                every: Duration::from_secs(60),
+            },
         })
     }
 }
@@ -237,6 +247,8 @@ mod tests {
         assert_eq!(config.engine.kind, EngineKind::Docker);
         assert_eq!(config.engine.limits, Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128 });
         assert!(config.data_dir.is_absolute());
+        assert_eq!(config.disk.limit_bytes, Some(2 << 30));
+        assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().disk.limit_bytes, None);
         assert!(matches!(config.database, Database::Sqlite(_)));
     }
 
@@ -248,6 +260,7 @@ mod tests {
             ("BEAVER_PREFIX", "Beaver"),
             ("BEAVER_INSTANCE_CPUS", "NaN"),
             ("BEAVER_INSTANCE_PIDS", "0"),
+            ("BEAVER_INSTANCE_DISK_MB", "-1"),
             ("BEAVER_INSTANCE_UID_BASE", "0"),
             ("BEAVER_DATA_DIR", "/a:b"),
             ("BEAVER_RECONCILE_CONCURRENCY", "0"),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use beneath::Root;
 use contracts::{
     InstanceId,
-    instance::{InstanceConfig, Registration},
+    instance::{DiskNotice, InstanceConfig, Registration},
     provider::ProviderConfig,
 };
 use secrecy::SecretString;
@@ -32,6 +32,8 @@ const UIDS: std::ops::Range<u32> = 10_100..2_100_000_000;
 const LOOKED_AT: usize = 256;
 /// The most files that are given to an instance in one go.
 const MAX_GIVEN: u64 = 20_000_000;
+/// The most names in an instance's data that are measured: with more, it is over any limit.
+const MAX_MEASURED: u64 = 1_000_000;
 /// The most instances there can be folders of.
 const MAX_INSTANCES: usize = 1_000_000;
 
@@ -67,6 +69,25 @@ pub struct Seen {
     pub owned: bool,
     /// The generation of the current `config.json`.
     pub config: Option<i64>,
+}
+
+/// How much an instance's data takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskUse {
+    /// So many bytes on disk.
+    Bytes(u64),
+    /// Too many files, or too deep, to be counted.
+    Uncounted,
+}
+
+impl DiskUse {
+    /// The bytes, where they could be counted.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Uncounted => None,
+        }
+    }
 }
 
 /// The folders of all instances.
@@ -365,6 +386,42 @@ impl Folders {
     pub async fn remove_registration(&self, id: InstanceId) -> Result<(), Error> {
         let this = self.clone();
         self.exclusive(id, move || Ok(this.instances.remove_file(format!("{id}/config/registration.json"))?)).await
+    }
+
+    /// How much an instance's data takes; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn disk_use(&self, id: InstanceId) -> Result<Option<DiskUse>, Error> {
+        let this = self.clone();
+        blocking(move || match this.instances.size(format!("{id}/data"), MAX_MEASURED) {
+            Ok(bytes) => Ok(Some(DiskUse::Bytes(bytes))),
+            Err(beneath::Error::TooLarge { .. }) => Ok(Some(DiskUse::Uncounted)),
+            Err(beneath::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await
+    }
+
+    /// Tells the instance that its data is over its limit, or not any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn write_disk_notice(&self, row: &Row, notice: Option<DiskNotice>) -> Result<(), Error> {
+        const NAME: &str = "disk.json";
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            let path = format!("{}/config/{NAME}", row.id);
+            let Some(notice) = notice else { return Ok(this.instances.remove_file(path)?) };
+            let text = serde_json::to_vec(&notice)?;
+            match this.instances.read(&path, MAX_CONFIG) {
+                Ok(there) if there == text => Ok(()),
+                _ => this.write(&row, NAME, &text),
+            }
+        })
+        .await
     }
 
     fn write(&self, row: &Row, name: &str, bytes: &[u8]) -> Result<(), Error> {

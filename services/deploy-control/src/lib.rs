@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod folders;
 pub mod hub;
@@ -22,6 +23,7 @@ use service::{Health, Shutdown, http::RequestIds};
 use settings::Env;
 use store::Store;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use config::{Config, EngineKind};
 use engine::{Engine, ErrorKind};
@@ -34,6 +36,8 @@ pub struct Service {
     /// What works behind it.
     pub reconciler: Reconciler,
     engine: Arc<dyn Engine>,
+    /// What else works.
+    tasks: TaskTracker,
 }
 
 impl Service {
@@ -73,6 +77,11 @@ impl Service {
             template: UnitTemplate { limits: config.engine.limits, env },
         };
         let reconciler = Reconciler::start(parts, stop.clone());
+        let tasks = TaskTracker::new();
+        let meter =
+            disk::Meter { registry: registry.clone(), folders: folders.clone(), hub: hub.clone(), config: config.disk };
+        tasks.spawn(meter.run(stop.clone()));
+        tasks.close();
         let api = api::Api {
             registry: registry.clone(),
             hub,
@@ -82,12 +91,13 @@ impl Service {
             staging: turns::Turns::default(),
         };
         let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, config).routes());
-        Ok(Self { router, reconciler, engine })
+        Ok(Self { router, reconciler, engine, tasks })
     }
 
     /// After `stop`: waits until nothing is under way, and lets go of what must not outlive this service.
     pub async fn ended(&self) {
         self.reconciler.ended().await;
+        self.tasks.wait().await;
         self.engine.close().await;
     }
 }

@@ -33,17 +33,22 @@ async fn start(host: &Host) -> Running {
 /// The same, with these limits for instances.
 async fn start_with(host: &Host, limits: Limits) -> Running {
     let engine: Arc<dyn Engine> = Arc::new(Docker::new(&host.config.engine));
-    let units = engine.clone();
+    let (units, folder) = (engine.clone(), host.folder.path().to_owned());
     let run_of: Runs = Arc::new(move |id| {
-        let units = units.clone();
-        Box::pin(async move { units.observe(id).await.ok()??.run })
+        let (units, socket) = (units.clone(), folder.join("run").join(id.to_string()).join("in/http.sock"));
+        Box::pin(async move {
+            let run = units.observe(id).await.ok()??.run?;
+            // As the router knows it: by somebody who is there.
+            tokio::net::UnixStream::connect(socket).await.ok().map(|_| run)
+        })
     });
     let neighbours = Neighbours::start(run_of, host.folder.path().to_owned()).await;
     let mut config = host.config.clone();
     config.peers.authz_url = neighbours.authz_url.parse().unwrap();
     config.peers.router_url = neighbours.router_url.parse().unwrap();
     config.engine.limits = limits;
-    config.reconcile.first_retry = Duration::from_millis(4);
+    // The attempts together last longer than an image's id is believed, so that the last ones see another image.
+    config.reconcile.first_retry = Duration::from_millis(600);
     let mut service = support::start(&config, engine).await;
     service.follow();
     service

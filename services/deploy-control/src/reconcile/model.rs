@@ -239,6 +239,7 @@ fn worlds() -> impl Strategy<Value = World> {
             attempts,
             next_attempt_at_ms,
             error: None,
+            disk_full: false,
             version: 1,
             last_event: 1,
             created_at_ms: 0,

@@ -241,7 +241,7 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          observed_generation = $5, applied_restart_generation = $6, applied_config_generation = $7, \
          refused_config_generation = $8, phase = $9, route = $10, registered = $11, ready_run = $12, ready_at_ms = $13, \
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
-         last_event = $19, updated_at_ms = $20 WHERE id = $21 AND version = $22",
+         last_event = $19, updated_at_ms = $20, disk_full = $21 WHERE id = $22 AND version = $23",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -263,6 +263,7 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.version)
     .bind(row.last_event)
     .bind(row.updated_at_ms)
+    .bind(i64::from(row.disk_full))
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

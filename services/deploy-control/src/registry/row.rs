@@ -54,6 +54,8 @@ pub struct Row {
     pub next_attempt_at_ms: i64,
     /// Why it is failed, or why the last change did not hold.
     pub error: Option<InstanceError>,
+    /// Whether its data is over its limit, as last told.
+    pub disk_full: bool,
     /// Counts writes of this row.
     pub version: i64,
     /// The newest event's seq.
@@ -141,6 +143,7 @@ pub(super) struct Columns {
     next_attempt_at_ms: i64,
     error_code: Option<String>,
     error_detail: Option<String>,
+    disk_full: i64,
     version: i64,
     last_event: i64,
     created_at_ms: i64,
@@ -173,6 +176,7 @@ impl TryFrom<Columns> for Row {
             attempts: c.attempts,
             next_attempt_at_ms: c.next_attempt_at_ms,
             error: c.error_code.map(|code| InstanceError { code, detail: c.error_detail.unwrap_or_default() }),
+            disk_full: c.disk_full != 0,
             version: c.version,
             last_event: c.last_event,
             created_at_ms: c.created_at_ms,

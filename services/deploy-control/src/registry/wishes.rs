@@ -140,6 +140,27 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Writes down whether an instance's data is over its limit; the row as it is then, `None` when that was written already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Database`].
+    pub async fn set_disk_full(&self, id: InstanceId, is_full: bool, event: NewEvent) -> Result<Option<Row>, Error> {
+        for _ in 0..TRIES {
+            let row = self.get(id).await?;
+            if row.disk_full == is_full {
+                return Ok(None);
+            }
+            let next = Row { disk_full: is_full, ..row };
+            if let Some(written) = super::write(&self.store, next, std::slice::from_ref(&event), self.now_ms()).await? {
+                return Ok(Some(written));
+            }
+        }
+        Err(Error::Database(sqlx::Error::PoolTimedOut))
+    }
+}
+
 /// The next of the numbers that are counted under this name.
 async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, Error> {
     let taken = sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = $1 RETURNING newest");

@@ -31,6 +31,8 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
         "INSTANCE_CONFIG_DIR=/config".into(),
         "INSTANCE_IN_DIR=/run/beaver/in".into(),
         "INSTANCE_OUT_DIR=/run/beaver/out".into(),
+        // Where SQLite makes a database smaller: /tmp may not have the room.
+        "SQLITE_TMPDIR=/data".into(),
     ]);
     ContainerCreateBody {
         image: Some(image.into()),

@@ -1,0 +1,113 @@
+//! What follows when an instance's data takes more disk than it may.
+
+mod support;
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
+
+use contracts::{
+    deploy::{EventCode, Phase},
+    instance::DiskNotice,
+};
+use deploy_control::disk::DiskConfig;
+use support::{Person, Running, World, sqlite_world, worlds};
+
+const MB: u64 = 1 << 20;
+
+fn limited(world: &mut World, limit_mb: Option<u64>) {
+    world.config.disk = DiskConfig { limit_bytes: limit_mb.map(|mb| mb * MB), every: Duration::from_millis(10) };
+}
+
+fn data(world: &World, person: &Person) -> PathBuf {
+    world.config.data_dir.join("instances").join(person.id.to_string()).join("data")
+}
+
+fn notice(world: &World, person: &Person) -> Option<DiskNotice> {
+    let text = fs::read(world.config_dir(person.id).join("disk.json")).ok()?;
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+async fn ready(world: &World, name: &str) -> (Running, Person) {
+    let (service, person) = (world.start().await, Person::named(name));
+    service.register(&person).await;
+    service.settled(&person, Phase::Ready).await;
+    (service, person)
+}
+
+/// Waits until so many events of this kind were told.
+async fn told(service: &Running, person: &Person, code: EventCode, times: usize) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let codes = service.codes(person).await;
+        if codes.iter().filter(|told| **told == code).count() == times {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{code:?} is not told {times} times: {codes:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until others were measured, which are measured after this one.
+async fn measured_again(service: &Running, world: &World, n: usize) {
+    let marker = Person::named(&format!("marker-{n}"));
+    service.register(&marker).await;
+    service.settled(&marker, Phase::Ready).await;
+    fs::write(data(world, &marker).join("big"), vec![1; 3 * MB as usize]).unwrap();
+    told(service, &marker, EventCode::DiskFull, 1).await;
+}
+
+#[tokio::test]
+async fn it_is_told_once_and_so_is_that_there_is_room_again() {
+    for mut world in worlds().await {
+        limited(&mut world, Some(2));
+        let (service, alice) = ready(&world, "alice").await;
+        // Neither another's file, by a link, nor a hole takes any of hers.
+        let outside = world.config.data_dir.join("outside");
+        fs::write(&outside, vec![1; 5 * MB as usize]).unwrap();
+        symlink(&outside, data(&world, &alice).join("link")).unwrap();
+        fs::File::create(data(&world, &alice).join("hole")).unwrap().set_len(50 * MB).unwrap();
+        fs::write(data(&world, &alice).join("small"), vec![1; MB as usize]).unwrap();
+        measured_again(&service, &world, 1).await;
+        assert_eq!(notice(&world, &alice), None, "{}", world.store.name());
+
+        fs::create_dir_all(data(&world, &alice).join("a/b")).unwrap();
+        fs::write(data(&world, &alice).join("a/b/more"), vec![1; 2 * MB as usize]).unwrap();
+        told(&service, &alice, EventCode::DiskFull, 1).await;
+        let said = notice(&world, &alice).unwrap();
+        assert!((3 * MB..4 * MB).contains(&said.used_bytes.unwrap()) && said.limit_bytes == 2 * MB, "{said:?}");
+        let events = service.events(&alice).await;
+        assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as i64), "no gap");
+        service.kill();
+
+        // Another run of the service tells nothing twice; a file that was lost is there again.
+        fs::remove_file(world.config_dir(alice.id).join("disk.json")).unwrap();
+        let service = world.start().await;
+        measured_again(&service, &world, 2).await;
+        measured_again(&service, &world, 3).await;
+        assert_eq!(notice(&world, &alice).unwrap().limit_bytes, 2 * MB);
+        told(&service, &alice, EventCode::DiskFull, 1).await;
+
+        // A little less is no room yet.
+        fs::write(data(&world, &alice).join("a/b/more"), vec![1; MB as usize - 60_000]).unwrap();
+        measured_again(&service, &world, 4).await;
+        assert!(notice(&world, &alice).is_some());
+        fs::remove_file(data(&world, &alice).join("a/b/more")).unwrap();
+        told(&service, &alice, EventCode::DiskFreed, 1).await;
+        assert_eq!(notice(&world, &alice), None, "{}", world.store.name());
+        assert_eq!(world.engine.count("start", alice.id), 1, "nothing of it takes a restart");
+    }
+}
+
+#[tokio::test]
+async fn without_a_limit_nothing_is_told_and_what_was_told_is_taken_back() {
+    let mut world = sqlite_world().await;
+    limited(&mut world, Some(1));
+    let (service, alice) = ready(&world, "alice").await;
+    fs::write(data(&world, &alice).join("big"), vec![1; 2 * MB as usize]).unwrap();
+    told(&service, &alice, EventCode::DiskFull, 1).await;
+    service.kill();
+
+    limited(&mut world, None);
+    let service = world.start().await;
+    told(&service, &alice, EventCode::DiskFreed, 1).await;
+    assert_eq!(notice(&world, &alice), None);
+}

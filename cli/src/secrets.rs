@@ -220,6 +220,7 @@ mod tests {
             there(data.path(), "router-proxy"),
             [
                 "BEAVER_DEPLOY_TOKEN",
+                "BEAVER_EGRESS_UPSTREAM_PROXY",
                 "BEAVER_ROUTER_INTERNAL_TOKEN",
                 "BEAVER_ROUTER_INTERNAL_TOKEN_PREVIOUS",
                 "DEPLOY_API_TOKEN"

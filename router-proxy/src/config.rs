@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf};
 
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use settings::{Env, PublicAddress};
 use url::Url;
 
-use crate::egress::{Rules, own, tenant::Limits};
+use crate::egress::{Rules, chain::Chain, own, tenant::Limits};
 
 /// Everything the router is told at start.
 #[derive(Clone)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub egress: Rules,
     /// Where more rules are, which may change while the router runs.
     pub egress_rules_file: PathBuf,
+    /// The operator's own proxy, for public addresses.
+    pub egress_chain: Option<Chain>,
     /// What each instance may use.
     pub egress_limits: Limits,
     /// Addresses of this host that it cannot see by itself.
@@ -79,6 +81,7 @@ impl Config {
                 deny: env.list("BEAVER_EGRESS_DENY")?,
             },
             egress_rules_file: data_dir.join("router").join(env.string("BEAVER_EGRESS_RULES_FILE")?),
+            egress_chain: chain(env)?,
             egress_limits: Limits {
                 connections: env.parse::<NonZeroU16>("BEAVER_EGRESS_CONNECTIONS")?.get().into(),
                 bytes_per_second: env.parse("BEAVER_EGRESS_BYTES_PER_SECOND")?,
@@ -88,6 +91,17 @@ impl Config {
             own_names,
         })
     }
+}
+
+fn chain(env: &Env) -> Result<Option<Chain>, settings::Error> {
+    const KEY: &str = "BEAVER_EGRESS_UPSTREAM_PROXY";
+    let Some(url) = env.sensitive(KEY)? else { return Ok(None) };
+    // The value may hold a password: it is not repeated.
+    url.expose_secret().parse().map(Some).map_err(|why: &str| settings::Error::Invalid {
+        key: KEY.into(),
+        why: why.into(),
+        cure: "write it as http://[user:password@]host:port".into(),
+    })
 }
 
 fn networks(env: &Env, key: &str) -> Result<Vec<IpNet>, settings::Error> {

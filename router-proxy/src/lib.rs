@@ -120,7 +120,7 @@ impl Router {
         drain.tracker.spawn(Arc::clone(&own).keep(stop.clone()));
         let (ruling, rules) = Ruling::new(config.egress.clone(), config.egress_rules_file.clone());
         drain.tracker.spawn(ruling.keep(stop.clone()));
-        let egress = Egress::new(Dialer::new(rules, network, own));
+        let egress = Egress::new(Dialer::new(rules, network, own).through(config.egress_chain.clone()));
         let identity = Identity::new(&config.authz_url);
         let doors = doors::Doors::new(Arc::clone(&app), egress, identity, drain.clone());
 

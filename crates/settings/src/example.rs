@@ -21,7 +21,8 @@ pub struct Setting {
 }
 
 /// Secrets that are not generated: empty means that another one serves, or that there is none.
-const OPTIONAL_SECRETS: [&str; 3] = ["DEPLOY_API_TOKEN", "DEPLOY_CONTROL_API_TOKEN", "DATABASE_URL"];
+const OPTIONAL_SECRETS: [&str; 4] =
+    ["DEPLOY_API_TOKEN", "DEPLOY_CONTROL_API_TOKEN", "DATABASE_URL", "BEAVER_EGRESS_UPSTREAM_PROXY"];
 
 impl Setting {
     /// Whether its value is generated, since it must be a secret of this installation's own.

@@ -12,8 +12,11 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::either::Either;
 
 use super::{
+    address::{Class, classify},
+    chain::{Chain, ChainError},
     network::{Network, Outside},
     own::Own,
     rules::{Reason, file},
@@ -42,6 +45,12 @@ pub enum DialError {
     /// Nothing there takes the connection.
     #[error("it cannot be connected to")]
     Unreachable(#[source] io::Error),
+    /// The operator's proxy did not lead there.
+    #[error("not through the operator's proxy")]
+    Chain(#[source] ChainError),
+    /// The operator's proxy itself cannot be connected to.
+    #[error("the operator's proxy cannot be connected to")]
+    NoProxy(#[source] io::Error),
     /// It took too long.
     #[error("it did not answer in time")]
     Timeout,
@@ -61,13 +70,20 @@ pub struct Dialer {
     rules: file::Current,
     network: Arc<dyn Network>,
     own: Arc<Own>,
+    chain: Option<Chain>,
     resolving: Arc<Semaphore>,
 }
 
 impl Dialer {
     /// A dialer by these rules, on this network, of a host with these addresses.
     pub fn new(rules: file::Current, network: Arc<dyn Network>, own: Arc<Own>) -> Self {
-        Self { rules, network, own, resolving: Arc::new(Semaphore::new(RESOLVING)) }
+        Self { rules, network, own, chain: None, resolving: Arc::new(Semaphore::new(RESOLVING)) }
+    }
+
+    /// The same, with public addresses through this proxy.
+    #[must_use]
+    pub fn through(self, chain: Option<Chain>) -> Self {
+        Self { chain, ..self }
     }
 
     /// Connects, for this instance, to the first of the target's addresses that is let out and answers.
@@ -91,18 +107,41 @@ impl Dialer {
                 continue;
             }
             let until = deadline.min(Instant::now() + ONE);
-            match timeout_at(until, self.network.connect(SocketAddr::new(address, target.port))).await {
-                Ok(Ok(stream)) => {
-                    let _ = stream.set_nodelay(true);
-                    keep_alive(&stream);
-                    return Ok(Reached { stream, address });
-                }
-                Ok(Err(error)) => failed = Some(DialError::Unreachable(error)),
+            match timeout_at(until, self.connect(SocketAddr::new(address, target.port))).await {
+                Ok(Ok(stream)) => return Ok(Reached { stream, address }),
+                Ok(Err(error)) => failed = Some(error),
                 Err(_) => failed = Some(DialError::Timeout),
             }
         }
         // Where one address was let out, that the others were not is beside the point.
         Err(failed.or(refused.map(DialError::Refused)).unwrap_or_else(no_address))
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Result<Outside, DialError> {
+        let Some(chain) = self.chain.as_ref().filter(|_| classify(to.ip()) == Class::Public) else {
+            let stream = self.network.connect(to).await.map_err(DialError::Unreachable)?;
+            ready(&stream);
+            return Ok(Either::Left(stream));
+        };
+        let stream = self.proxy(chain).await.map_err(DialError::NoProxy)?;
+        ready(&stream);
+        chain.through(stream, to).await.map_err(DialError::Chain)
+    }
+
+    /// A connection to the operator's proxy, which no rule is about.
+    async fn proxy(&self, chain: &Chain) -> io::Result<TcpStream> {
+        let found = match chain.host.parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.network.resolve(&chain.host).await?,
+        };
+        let mut failed = io::ErrorKind::NotFound.into();
+        for address in found {
+            match self.network.connect(SocketAddr::new(address, chain.port)).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     /// Ends when rules that came later do not let this address out any more.
@@ -135,9 +174,11 @@ impl Dialer {
     }
 }
 
-/// A peer that has vanished without a word is noticed within some minutes, however silent the connection may be.
-fn keep_alive(stream: &TcpStream) {
+/// Nothing is held back; and a peer that has vanished without a word is noticed within some minutes, however silent the
+/// connection may be.
+fn ready(stream: &TcpStream) {
     use rustix::net::sockopt;
+    let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(60));
     let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(20));

@@ -1,6 +1,7 @@
 //! An instance's only way out: an HTTP proxy on `out/egress.sock`, which connects to what the rules let out.
 
 pub mod address;
+pub mod chain;
 pub mod dial;
 pub mod network;
 pub mod own;

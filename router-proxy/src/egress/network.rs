@@ -8,16 +8,19 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tokio::{net::TcpStream, time::Instant};
+use tokio_util::either::Either;
 
 use super::{own, resolver::Resolver};
 
 /// How long the addresses of the interfaces are taken for known.
 const INTERFACES: Duration = Duration::from_secs(30);
 
-/// A connection to the outside.
-pub type Outside = TcpStream;
+/// A connection to the outside: straight, or through the operator's proxy.
+pub type Outside = Either<TcpStream, TokioIo<Upgraded>>;
 
 /// The network as the proxy uses it; a test has its own.
 pub trait Network: Send + Sync {

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 
 use super::{
+    chain::ChainError,
     dial::DialError,
     rules::Reason,
     target::{Target, TargetError},
@@ -95,6 +96,16 @@ impl Refusal {
                 let detail = format!("{target} cannot be connected to.");
                 let (code, kind) = ("egress_unreachable", "destination_unavailable");
                 Self::new(StatusCode::BAD_GATEWAY, code, kind, "It cannot be connected to", detail)
+            }
+            DialError::Chain(ChainError::Refused(status)) => {
+                let detail = format!("The proxy of this server's operator did not lead to {target}: {status}.");
+                let (code, kind) = ("egress_unreachable", "proxy_internal_response");
+                Self::new(StatusCode::BAD_GATEWAY, code, kind, "The operator's proxy did not lead there", detail)
+            }
+            DialError::Chain(ChainError::Broken(_)) | DialError::NoProxy(_) => {
+                let detail = "The proxy of this server's operator does not work at present.".to_owned();
+                let (code, kind) = ("egress_unreachable", "destination_unavailable");
+                Self::new(StatusCode::BAD_GATEWAY, code, kind, "The operator's proxy does not work", detail)
             }
             DialError::Timeout => Self::timeout(target),
         };

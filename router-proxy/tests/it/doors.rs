@@ -497,3 +497,86 @@ async fn what_the_rules_refuse_is_told_to_deploy_control_once() {
     let expected = [("rebound.test:80", "address"), ("blocked.test:443", "denied"), ("127.1:80", "number")];
     assert_eq!(brief, expected.map(|(target, reason)| (id(1), target, reason)), "and not what only could not be had");
 }
+
+#[tokio::test]
+async fn public_addresses_go_through_the_operators_proxy_and_others_do_not() {
+    let real = outside().await;
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [public, lan, at]: [SocketAddr; 3] =
+        ["93.184.216.34:80", "192.168.7.7:80", "10.9.9.9:3128"].map(|address| address.parse().unwrap());
+    let network = Arc::new(FakeNetwork {
+        names: [
+            ("public.test", vec![public.ip()]),
+            ("denied.test", vec!["93.184.216.35".parse().unwrap()]),
+            ("lan.test", vec![lan.ip()]),
+            ("proxy.corp", vec![at.ip()]),
+        ]
+        .into(),
+        listeners: [(lan, real), (at, proxy.local_addr().unwrap())].into(),
+        ..FakeNetwork::default()
+    });
+    let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let of_proxy = Arc::clone(&heads);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = proxy.accept().await.unwrap();
+            let head = read_until(&mut stream, "\r\n\r\n").await;
+            let good = head.starts_with("CONNECT 93.184.216.34:80 HTTP/1.1\r\n");
+            of_proxy.lock().unwrap().push(head);
+            if !good {
+                stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                continue;
+            }
+            tokio::spawn(async move {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut out = tokio::net::TcpStream::connect(real).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut out).await;
+            });
+        }
+    });
+    let env = vec![
+        ("BEAVER_EGRESS_UPSTREAM_PROXY", "http://me:secret@proxy.corp:3128".to_owned()),
+        ("BEAVER_EGRESS_ALLOW", "lan.test:80".to_owned()),
+    ];
+    let house = House::with(Plan { env, network: Arc::clone(&network) as _, ..Plan::default() }).await;
+    let egress = house.run(1).join("out/egress.sock");
+    for host in ["public.test", "lan.test"] {
+        let get = format!("GET http://{host}/x HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert!(ask(&egress, get).await.body.starts_with("GET /x\nhost: "), "{host}");
+    }
+    let mut tunnel = door(&egress).await;
+    tunnel.write_all(b"CONNECT public.test:80 HTTP/1.1\r\nhost: public.test\r\n\r\n").await.unwrap();
+    read_until(&mut tunnel, "\r\n\r\n").await;
+    tunnel.write_all(b"GET /inside HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert!(read_all(&mut tunnel).await.contains("GET /inside"));
+
+    let answer = connect_to(&egress, "denied.test:80").await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (502, Some("egress_unreachable")));
+    assert!(answer.body.contains("operator did not lead to denied.test:80: 403"), "{}", answer.body);
+    assert_eq!(connect_to(&egress, "proxy.corp:3128").await.status, 403, "the proxy itself is inside");
+
+    let dialled = network.dialled.lock().unwrap().clone();
+    assert_eq!(dialled, [at, lan, at, at], "nothing public is dialled but through the proxy");
+    let heads = heads.lock().unwrap();
+    assert!(heads.iter().all(|head| head.to_ascii_lowercase().contains("proxy-authorization: basic bwu6c2vjcmv0")));
+}
+
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_the_next_time_is_checked_again() {
+    let real = outside().await;
+    let public: SocketAddr = "93.184.216.34:80".parse().unwrap();
+    let network = Arc::new(FakeNetwork {
+        turning: [("turning.test", vec![public.ip(), "127.0.0.1".parse().unwrap()])].into(),
+        listeners: [(public, real)].into(),
+        ..FakeNetwork::default()
+    });
+    let house = House::with(Plan { network: Arc::clone(&network) as _, ..Plan::default() }).await;
+    let egress = house.run(1).join("out/egress.sock");
+    let get = "GET http://turning.test/ HTTP/1.1\r\nhost: turning.test\r\nconnection: close\r\n\r\n";
+    for status in [200, 403, 200, 403] {
+        assert_eq!(ask(&egress, get).await.status, status);
+    }
+    // One question and one connection each: between check and connection nothing is asked again.
+    assert_eq!(network.asked.load(std::sync::atomic::Ordering::SeqCst), 4);
+    assert_eq!(network.dialled.lock().unwrap()[..], [public, public]);
+}

@@ -417,11 +417,19 @@ pub struct FakeNetwork {
     pub names: HashMap<&'static str, Vec<IpAddr>>,
     pub listeners: HashMap<SocketAddr, SocketAddr>,
     pub dialled: Mutex<Vec<SocketAddr>>,
+    /// Names that lead to another of these addresses each time.
+    pub turning: HashMap<&'static str, Vec<IpAddr>>,
+    /// How often a name was asked for.
+    pub asked: AtomicUsize,
 }
 
 impl Network for FakeNetwork {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move { self.names.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()) })
+        let turn = self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            let turned = self.turning.get(name).map(|all| vec![all[turn % all.len()]]);
+            turned.or_else(|| self.names.get(name).cloned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
     }
 
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {

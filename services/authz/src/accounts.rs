@@ -107,6 +107,18 @@ async fn find(db: impl Executor<'_, Database = Any>, sql: &'static str, key: &st
     Ok(row.map(AccountRow::read).transpose()?)
 }
 
+/// Whether the account's password still is the one that was checked. If so it remains so until the transaction ends: a change
+/// of the password, which ends all sessions, comes before it or after it, never in between.
+pub(crate) async fn password_holds(db: &mut AnyConnection, account: &Account) -> Result<bool, sqlx::Error> {
+    // An UPDATE, because it waits for a change under way and makes the next one wait, on every database.
+    let found = sqlx::query("UPDATE accounts SET password_hash = password_hash WHERE id = $1 AND password_hash = $2")
+        .bind(account.id.to_string())
+        .bind(account.password_hash.clone())
+        .execute(db)
+        .await?;
+    Ok(found.rows_affected() == 1)
+}
+
 /// Adds an account. `false`, and nothing done, when its e-mail address (or its slug) has one already.
 pub(crate) async fn insert(db: &mut AnyConnection, account: &Account, email: &Email) -> Result<bool, sqlx::Error> {
     let role = match account.role {

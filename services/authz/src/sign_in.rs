@@ -39,15 +39,13 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
         }
     };
     let Some(account) = account.filter(|_| fits) else {
-        metrics::counter!("authz_sign_ins_total", "outcome" => "refused").increment(1);
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "bad_credentials",
-            "The name or the password is not right.",
-        )
-        .into());
+        return Err(bad_credentials().into());
     };
     let mut transaction = app.store.begin().await?;
+    if !accounts::password_holds(&mut transaction, &account).await? {
+        transaction.rollback().await?;
+        return Err(bad_credentials().into());
+    }
     attempt.succeeded(&mut transaction).await?;
     if account.suspended_at_ms > 0 {
         transaction.commit().await?;
@@ -69,4 +67,9 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
     metrics::counter!("authz_sign_ins_total", "outcome" => "ok").increment(1);
     tracing::info!(account_id = %account.id, sid = signed_in.session.sid, "signed in");
     Ok(Json(signed_in))
+}
+
+fn bad_credentials() -> Problem {
+    metrics::counter!("authz_sign_ins_total", "outcome" => "refused").increment(1);
+    Problem::new(StatusCode::UNAUTHORIZED, "bad_credentials", "The name or the password is not right.")
 }

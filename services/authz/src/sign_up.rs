@@ -136,6 +136,10 @@ impl SignUp {
             return Err(suspension::refusal());
         }
         let mut transaction = app.store.begin().await?;
+        if !accounts::password_holds(&mut transaction, &account).await? {
+            transaction.rollback().await?;
+            return Err(reused().into());
+        }
         let signed_in = sessions::begin(&mut transaction, app, &account, &self.visitor).await?;
         transaction.commit().await?;
         app.deliveries_nudge.notify_one();

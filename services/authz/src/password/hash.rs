@@ -109,20 +109,37 @@ impl Passwords {
     /// # Errors
     /// 503 `busy`; 500 for a hash that is none.
     pub async fn verify(&self, purpose: Purpose, password: SecretString, hash: Option<String>) -> Answer<bool> {
-        let lane = match purpose {
-            Purpose::SignIn => &self.sign_in,
-            Purpose::SignUp => &self.sign_up,
-        };
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
         let checked = Arc::clone(&self.checked);
-        let fits = lane
+        let fits = self
+            .lane(purpose)
             .run(move || {
                 checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 matches(&normal(&password), &hash)
             })
             .await?;
         fits.map(|fits| fits && exists).map_err(|error| Problem::internal(error).into())
+    }
+
+    fn lane(&self, purpose: Purpose) -> &Lane {
+        match purpose {
+            Purpose::SignIn => &self.sign_in,
+            Purpose::SignUp => &self.sign_up,
+        }
+    }
+
+    /// Keeps a lane from working until the permit is dropped.
+    #[cfg(test)]
+    pub async fn hold(&self, purpose: Purpose) -> tokio::sync::OwnedSemaphorePermit {
+        let cores = self.lane(purpose).working.available_permits();
+        Arc::clone(&self.lane(purpose).working).acquire_many_owned(u32::try_from(cores).unwrap()).await.unwrap()
+    }
+
+    /// How many more a lane admits.
+    #[cfg(test)]
+    pub fn places(&self, purpose: Purpose) -> usize {
+        self.lane(purpose).admitted.available_permits()
     }
 
     /// How many passwords were compared so far; unknown people's count too.

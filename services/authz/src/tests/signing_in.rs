@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::harness::*;
+use crate::password::Purpose;
 
 const WRONG: &str = "certainly not the right one";
 
@@ -298,4 +299,48 @@ async fn an_unknown_member_is_refused() {
     let authz = Authz::simple().await;
     let body = json!({"login": "a", "password": "b", "browser": browser("192.0.2.1", None), "role": "operator"});
     assert_eq!(authz.post("/portal/login", &body).await.problem(), (400, "invalid_request".into()));
+}
+
+/// Changes the person's password while something that shows the old one is on its way to be compared; what that is answered.
+async fn overtaken(authz: &Authz, account_id: &str, purpose: Purpose, under_way: impl Future<Output = Reply>) -> Reply {
+    let passwords = &authz.app.passwords;
+    let new = passwords.set("quite another long pass phrase".into(), vec![]).await.unwrap();
+    let (held, places) = (passwords.hold(purpose).await, passwords.places(purpose));
+    let change = async {
+        let queued = async {
+            while passwords.places(purpose) == places {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), queued).await.unwrap();
+        let store = &authz.store;
+        let changed = sqlx::query("UPDATE accounts SET password_hash = $1 WHERE id = $2");
+        changed.bind(new.clone()).bind(account_id.to_owned()).execute(store.pool()).await.unwrap();
+        let ended = sqlx::query("DELETE FROM sessions WHERE account_id = $1");
+        ended.bind(account_id.to_owned()).execute(store.pool()).await.unwrap();
+        drop(held);
+    };
+    tokio::join!(under_way, change).0
+}
+
+#[tokio::test]
+async fn a_sign_in_with_the_old_password_does_not_outlive_a_change_of_it() {
+    for authz in everywhere().await {
+        let key = "the-key-of-the-sign-up-0001";
+        let alice = Person::of(&authz.register_with(key, &sign_up("alice")).await);
+        let under_way = authz.login("alice", PASSWORD, "192.0.2.1");
+        let reply = overtaken(&authz, &alice.account_id, Purpose::SignIn, under_way).await;
+        assert_eq!(reply.problem(), (401, "bad_credentials".into()), "{}", authz.name());
+        assert_eq!(authz.count("SELECT COUNT(*) FROM sessions").await, 0, "{}", authz.name());
+        // It counts as the failure that it is.
+        assert_eq!(guess(&authz, "alice", "192.0.2.1", 5).await, [401, 401, 401, 401, 429], "{}", authz.name());
+
+        let key = "the-key-of-the-sign-up-0002";
+        let bob = Person::of(&authz.register_with(key, &sign_up("bob")).await);
+        let body = sign_up("bob");
+        let under_way = authz.register_with(key, &body);
+        let reply = overtaken(&authz, &bob.account_id, Purpose::SignUp, under_way).await;
+        assert_eq!(reply.problem(), (422, "idempotency_key_reused".into()), "{}", authz.name());
+        assert_eq!(authz.count("SELECT COUNT(*) FROM sessions").await, 0, "{}", authz.name());
+    }
 }

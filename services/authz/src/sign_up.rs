@@ -55,11 +55,13 @@ pub(crate) async fn register(
     if let Some(again) = asked.repeated(&app).await? {
         return Ok((StatusCode::CREATED, Json(again)));
     }
-    // Both are asked before the expensive part, and decided again by the database below.
     sign_up_limit::check(&app, asked.visitor.address).await?;
-    asked.still_free(&app).await?;
+    // Before anything is looked up: a refusal of the password would say that the address is free, and count nothing.
     let own_words = password::own_words(Some(asked.slug.as_str()), asked.email.as_str());
-    let password_hash = app.passwords.set(asked.body.password.clone(), own_words).await?;
+    let password = app.passwords.check(asked.body.password.clone(), own_words).await?;
+    // Asked before the expensive part, and decided again by the database below.
+    asked.still_free(&app).await?;
+    let password_hash = app.passwords.hash(password).await?;
     let account = Account {
         id: AccountId::from_uuid(app.entropy.uuid_v7(&app.clock)),
         email: asked.email.as_str().to_owned(),
@@ -146,21 +148,23 @@ impl SignUp {
         Ok(Some(signed_in))
     }
 
+    /// Refuses a name or an address that somebody has. Whoever learns anything of the address has it counted first, and it stays
+    /// counted whatever becomes of the sign-up.
     async fn still_free(&self, app: &App) -> Answer<()> {
         if is_taken(app, &self.slug).await? {
             return Err(slug_taken());
         }
+        let mut transaction = app.store.begin().await?;
+        sign_up_limit::count(&mut transaction, app, self.visitor.address).await?;
+        transaction.commit().await?;
         let (with_email,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM accounts WHERE email_key = $1")
             .bind(self.email.key().to_owned())
             .fetch_one(app.store.pool())
             .await?;
-        if with_email == 0 {
-            return Ok(());
+        if with_email > 0 {
+            return Err(email_taken());
         }
-        let mut transaction = app.store.begin().await?;
-        sign_up_limit::count(&mut transaction, app, self.visitor.address).await?;
-        transaction.commit().await?;
-        Err(email_taken())
+        Ok(())
     }
 
     /// Account, name, session and delivery: all of it or nothing. `None` when the key was used in the meantime.
@@ -182,7 +186,6 @@ impl SignUp {
             transaction.rollback().await?;
             return Ok(None);
         }
-        sign_up_limit::count(&mut transaction, app, self.visitor.address).await?;
         let named = sqlx::query(
             "INSERT INTO slugs (slug, account_id, reserved_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         )

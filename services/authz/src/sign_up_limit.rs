@@ -1,7 +1,7 @@
 //! How many accounts one address may make in an hour (`BEAVER_SIGN_UPS_PER_HOUR`).
 //!
-//! Being told that an e-mail address has an account counts like making one: else the form would tell anybody of any number of
-//! addresses. The hour begins with the first.
+//! Asking whether an e-mail address has an account counts like making one, whatever the answer: else the form would tell anybody
+//! of any number of addresses. The hour begins with the first.
 
 use std::net::IpAddr;
 

@@ -9,7 +9,7 @@ use service::Problem;
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization;
 
-use super::policy::{self, PolicyError};
+use super::policy;
 use crate::refused::{Answer, Refused};
 
 /// How many may wait for a core in each lane before newcomers are told to come back.
@@ -28,6 +28,9 @@ pub(crate) struct Passwords {
     dummy: String,
     checked: Arc<AtomicU64>,
 }
+
+/// A new password that the policy takes, in NFC.
+pub(crate) struct NewPassword(SecretString);
 
 /// Which queue a piece of work stands in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,24 +87,38 @@ impl Passwords {
         Ok(Self { entropy, sign_in: Lane::new(cores), sign_up: Lane::new(cores), dummy, checked })
     }
 
-    /// Checks a new password against the policy and hashes it: a PHC string.
+    /// Checks a new password against the policy.
     ///
     /// # Errors
     /// 422 for what the policy refuses; 503 `busy`.
-    pub async fn set(&self, password: SecretString, own_words: Vec<String>) -> Answer<String> {
-        let salt: [u8; 16] = self.entropy.bytes();
+    pub async fn check(&self, password: SecretString, own_words: Vec<String>) -> Answer<NewPassword> {
         let outcome = self
             .sign_up
             .run(move || {
                 let password = normal(&password);
-                policy::check(password.expose_secret(), &own_words)?;
-                Ok::<_, PolicyError>(hash(&password, &salt))
+                policy::check(password.expose_secret(), &own_words).map(|()| NewPassword(password))
             })
             .await?;
-        match outcome {
-            Ok(hash) => hash.map_err(|error| Problem::unavailable(error).into()),
-            Err(refusal) => Err(Problem::field("password", refusal.code(), refusal.to_string()).into()),
-        }
+        outcome.map_err(|refusal| Problem::field("password", refusal.code(), refusal.to_string()).into())
+    }
+
+    /// Hashes a new password: a PHC string.
+    ///
+    /// # Errors
+    /// 503 `busy`.
+    pub async fn hash(&self, password: NewPassword) -> Answer<String> {
+        let salt: [u8; 16] = self.entropy.bytes();
+        let outcome = self.sign_up.run(move || hash(&password.0, &salt)).await?;
+        outcome.map_err(|error| Problem::unavailable(error).into())
+    }
+
+    /// Both: checks a new password and hashes it.
+    ///
+    /// # Errors
+    /// As [`Passwords::check`] and [`Passwords::hash`].
+    pub async fn set(&self, password: SecretString, own_words: Vec<String>) -> Answer<String> {
+        let password = self.check(password, own_words).await?;
+        self.hash(password).await
     }
 
     /// Whether `password` is the one of `hash`. Without a hash it is not, and that takes as long.

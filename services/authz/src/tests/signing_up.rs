@@ -302,7 +302,7 @@ async fn one_address_makes_sixty_accounts_an_hour() {
             .execute(authz.store.pool())
             .await
             .unwrap();
-        // What makes nothing is not counted.
+        // What is refused before its e-mail address is looked up is not counted.
         assert_eq!(sign_up_from(&authz, "taken", "2001:db8:1:2::2").await.problem(), (409, "slug_taken".into()));
         assert_eq!(sign_up_from(&authz, "ab", "2001:db8:1:2::2").await.status, StatusCode::UNPROCESSABLE_ENTITY);
         // A network of 64 bits is one address; of several at once, one is the sixtieth.
@@ -334,5 +334,37 @@ async fn asking_who_has_an_account_counts_like_making_one() {
         assert_eq!(authz.register(&ask).await.problem(), (429, "too_many_sign_ups".into()), "{}", authz.name());
         ask["email"] = json!("nobody@example.com");
         assert_eq!(authz.register(&ask).await.problem(), (429, "too_many_sign_ups".into()), "and is told no more");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_password_tells_of_no_address_and_a_sign_up_that_comes_to_nothing_counts() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let ask = |email: &str, password: &str| {
+            let mut body = sign_up("somebody-else");
+            body["email"] = json!(email);
+            body["password"] = json!(password);
+            body["browser"]["address"] = json!("192.0.2.1");
+            body
+        };
+        for email in ["alice@example.com", "nobody@example.com"] {
+            for (password, code) in [("short", "password_too_short"), ("aaaaaaaaaaaaaaaaaaaa", "password_weak")] {
+                let reply = authz.register(&ask(email, password)).await;
+                assert_eq!(reply.problem(), (422, code.into()), "{}: {email}", authz.name());
+            }
+        }
+        // Nothing was looked up, so nothing is counted.
+        let counted = "SELECT CAST(SUM(sign_ups) AS BIGINT) - 1 FROM sign_ups_by_address";
+        assert_eq!(authz.count("SELECT COUNT(*) FROM sign_ups_by_address").await, 1, "alice's own: {}", authz.name());
+        // A free address whose sign-up comes to nothing, because somebody else has the name by then, is counted all the same.
+        sqlx::query("DELETE FROM slugs").execute(authz.store.pool()).await.unwrap();
+        let mut late = ask("nobody@example.com", PASSWORD);
+        late["slug"] = json!("alice");
+        for times in 1..=2 {
+            assert_eq!(authz.register(&late).await.status, StatusCode::CONFLICT, "{}", authz.name());
+            assert_eq!(authz.count(counted).await, times, "{}", authz.name());
+        }
+        assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1);
     }
 }

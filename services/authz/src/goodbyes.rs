@@ -27,8 +27,9 @@ use crate::{
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a sign-out's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The first and the longest pause between two attempts: a workspace that is started again shall soon hear it.
-const PAUSES_MS: (i64, i64) = (1_000, 30_000);
+/// The first and the longest pause between two attempts: until a workspace that can be reached again has heard it, who was signed
+/// out is still in there.
+const PAUSES_MS: (i64, i64) = (1_000, 5_000);
 /// How long a session of a workspace lasts at the most: afterwards there is nothing left to end.
 const GIVEN_UP_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How many of one workspace wait; one more, and a single one that ends everything there takes their place.

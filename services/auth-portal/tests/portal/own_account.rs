@@ -41,12 +41,18 @@ async fn one_place_or_all_others_can_be_ended_from_here() {
     let sid = laptop.get("/account").await.value("sid").unwrap();
     let page = laptop.post("/account/sessions/end", &[("sid", &sid)]).await;
     assert_eq!(page.location.as_deref(), Some("/account?done=ended"));
-    laptop.get("/account?done=ended").await.shows("That sign-in has ended");
+    laptop
+        .get("/account?done=ended")
+        .await
+        .shows("That sign-in has ended; in your workspace as soon as it can be reached.");
     let left = house.authz.inner.lock().sessions.values().filter(|session| session.sid == sid).count();
     assert_eq!((left, house.authz.inner.lock().sessions.len()), (0, 2));
     let page = laptop.post("/account/sessions/end", &[]).await;
     assert_eq!(page.location.as_deref(), Some("/account?done=others"));
-    laptop.get("/account?done=others").await.shows("Every other sign-in has ended");
+    laptop
+        .get("/account?done=others")
+        .await
+        .shows("Every other sign-in has ended; in your workspace as soon as it can be reached.");
     for gone in [&mut phone, &mut desk] {
         assert_eq!(gone.get("/account").await.location.as_deref(), Some("/login?next=account"));
     }

@@ -280,3 +280,21 @@ async fn before_the_person_is_let_in_again_what_was_to_end_ends() {
         assert_eq!(authz.workspaces.heard(&alice).len(), before + 1, "once");
     }
 }
+
+#[tokio::test]
+async fn a_workspace_that_was_away_for_long_hears_it_within_seconds_of_being_back() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        authz.workspaces.answer_with(503);
+        sign_out(&authz, &alice.token, false).await;
+        for attempt in 2..=12 {
+            // Five seconds, and half as many that chance adds.
+            authz.hand.advance_ms(7_500);
+            assert_eq!(send_due::<Goodbye>(&authz.app).await.unwrap(), 1, "{}: attempt {attempt}", authz.name());
+        }
+        authz.workspaces.answer_with(0);
+        authz.hand.advance_ms(7_500);
+        send_due::<Goodbye>(&authz.app).await.unwrap();
+        assert_eq!(waiting(&authz).await, 0, "{}", authz.name());
+    }
+}

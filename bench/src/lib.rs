@@ -1,4 +1,5 @@
 //! Side-by-side measurements of Beaver: each round measures both sides, so that a noisy machine is noisy for both.
 
+pub mod egress;
 pub mod spawn;
 pub mod stats;

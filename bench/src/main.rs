@@ -13,11 +13,14 @@ struct Cli {
 enum Command {
     /// From the sign-up form to the first 200 of the workspace, beside the engine's own create + start.
     Spawn(bench::spawn::Options),
+    /// Connections through a workspace's door out, beside straight ones.
+    Egress(bench::egress::Options),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Spawn(options) => bench::spawn::run(&options).await,
+        Command::Egress(options) => bench::egress::run(&options).await,
     }
 }

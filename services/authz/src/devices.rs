@@ -1,7 +1,8 @@
 //! Devices that an account has signed in on: a random id in a cookie, its SHA-256 here.
 //!
 //! A known device is spared what strangers do to the account ([`crate::throttle`]); it proves nothing else. The id changes at
-//! every sign-in, so one that somebody copied or planted is worth nothing afterwards.
+//! every sign-in, so one that somebody copied or planted is worth nothing afterwards. What failures on it are counted by, its
+//! series with the account, does not: else anybody who signs in on it would begin the others' counters anew.
 
 use std::net::IpAddr;
 
@@ -41,18 +42,17 @@ impl Visitor {
         Ok(Self { address, user_agent, device: browser.device.as_ref().and_then(|shown| opened(app, shown)) })
     }
 
-    /// Whether the account has signed in on this device; the device's hash then. Somebody who is nobody has not.
-    pub async fn known_to(&self, app: &App, account: Option<&Account>) -> Result<Option<&str>, sqlx::Error> {
+    /// Whether the account has signed in on this device; the device's series with it then. Somebody who is nobody has not.
+    pub async fn known_to(&self, app: &App, account: Option<&Account>) -> Result<Option<String>, sqlx::Error> {
         let Some(device) = self.device.as_deref() else { return Ok(None) };
-        let known: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM devices WHERE device_hash = $1 AND account_id = $2 AND last_seen_ms > $3",
+        sqlx::query_scalar(
+            "SELECT series FROM devices WHERE device_hash = $1 AND account_id = $2 AND last_seen_ms > $3",
         )
         .bind(device.to_owned())
         .bind(account.map(|account| account.id.to_string()).unwrap_or_default())
         .bind(app.clock.now_ms() - KNOWN_MS)
-        .fetch_one(app.store.pool())
-        .await?;
-        Ok((known > 0).then_some(device))
+        .fetch_optional(app.store.pool())
+        .await
     }
 }
 
@@ -85,12 +85,13 @@ pub(crate) async fn remember(
             .await?;
     }
     sqlx::query(
-        "INSERT INTO devices (device_hash, account_id, last_seen_ms) VALUES ($1, $2, $3)
+        "INSERT INTO devices (device_hash, account_id, last_seen_ms, series) VALUES ($1, $2, $3, $4)
          ON CONFLICT (device_hash, account_id) DO UPDATE SET last_seen_ms = $3",
     )
     .bind(hash)
     .bind(account_id.clone())
     .bind(app.clock.now_ms())
+    .bind(app.id())
     .execute(&mut *db)
     .await?;
     sqlx::query(

@@ -55,15 +55,15 @@ pub(crate) struct Attempt {
     shared: Vec<String>,
 }
 
-/// Counts an attempt on `name` from `address`, or from a `device` that is known to the account.
+/// Counts an attempt on `name` from `address`, or from a `device` that is known to the account, by its series.
 ///
 /// # Errors
 /// 429 `too_many_attempts` with Retry-After, and nothing is counted.
-pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option<&str>) -> Answer<Attempt> {
+pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option<String>) -> Answer<Attempt> {
     let (address, now) = (network(address), app.clock.now_ms());
     let (own, counters) = match device {
         Some(device) => {
-            let own = app.seal.name(&["device", device, name]);
+            let own = app.seal.name(&["device", &device, name]);
             (own.clone(), vec![(own, PAIR)])
         }
         None => {

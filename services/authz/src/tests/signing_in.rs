@@ -165,6 +165,29 @@ async fn a_device_is_known_to_its_own_accounts_and_by_our_own_ids_alone() {
 }
 
 #[tokio::test]
+async fn a_sign_in_of_ones_own_does_not_reset_what_was_guessed_on_a_shared_device() {
+    for authz in everywhere().await {
+        let victim = authz.person("victim").await;
+        authz.person("attacker").await;
+        let on = async |device: &str, login: &str, password: &str| {
+            authz.login_with(login, password, browser("192.0.2.1", Some(device))).await
+        };
+        let mut device = Person::of(&on(&victim.device, "attacker", PASSWORD).await).device;
+        // Five are free, with a sign-in of one's own after each, and no more.
+        for expected in [401, 401, 401, 401, 401, 429] {
+            assert_eq!(on(&device, "victim", WRONG).await.status.as_u16(), expected, "{}", authz.name());
+            device = Person::of(&on(&device, "attacker", PASSWORD).await).device;
+        }
+        // The victim's own sign-in, when the pause is over, does.
+        authz.hand.advance_ms(1_000);
+        device = Person::of(&on(&device, "victim", PASSWORD).await).device;
+        for expected in [401, 401, 401, 401, 401, 429] {
+            assert_eq!(on(&device, "victim", WRONG).await.status.as_u16(), expected, "{}", authz.name());
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_account_has_ten_devices_and_the_one_used_longest_ago_goes_first() {
     for authz in everywhere().await {
         let mut devices = vec![authz.person("alice").await.device];

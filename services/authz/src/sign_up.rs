@@ -60,7 +60,11 @@ pub(crate) async fn register(
     let own_words = password::own_words(Some(asked.slug.as_str()), asked.email.as_str());
     let password = app.passwords.check(asked.body.password.clone(), own_words).await?;
     // Asked before the expensive part, and decided again by the database below.
-    asked.still_free(&app).await?;
+    if let Err(refused) = asked.still_free(&app).await {
+        // It may be this very sign-up, sent twice, that has them by now.
+        let again = asked.repeated(&app).await?.ok_or(refused)?;
+        return Ok((StatusCode::CREATED, Json(again)));
+    }
     let password_hash = app.passwords.hash(password).await?;
     let account = Account {
         id: AccountId::from_uuid(app.entropy.uuid_v7(&app.clock)),

@@ -97,7 +97,11 @@ impl Authz {
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        Self::send_to(self.router.clone(), request).await
+    }
+
+    async fn send_to(router: Router, request: Request<Body>) -> Reply {
+        let response = router.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         Reply { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
@@ -114,8 +118,13 @@ impl Authz {
     }
 
     pub async fn register_with(&self, key: &str, body: &Value) -> Reply {
+        Self::register_at(&self.app, key, body).await
+    }
+
+    /// Signs somebody up at one of several processes.
+    pub async fn register_at(process: &Arc<App>, key: &str, body: &Value) -> Reply {
         let request = json_request("/portal/register", body).header("idempotency-key", key);
-        self.send(request.body(Body::from(body.to_string())).unwrap()).await
+        Self::send_to(process.router(), request.body(Body::from(body.to_string())).unwrap()).await
     }
 
     pub async fn register(&self, body: &Value) -> Reply {

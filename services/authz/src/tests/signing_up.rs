@@ -8,6 +8,7 @@ use super::harness::*;
 use crate::{
     deliveries::{self, Delivery},
     outbox::send_due,
+    password::Purpose,
 };
 
 #[tokio::test]
@@ -177,6 +178,29 @@ async fn of_fifty_with_one_key_all_get_the_same_account() {
         assert!(people.iter().all(|person| person.account_id == people[0].account_id));
         assert_eq!(authz.count("SELECT COUNT(*) FROM accounts").await, 1);
         assert_eq!(authz.deploy.taken().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_sign_up_that_the_same_one_overtook_gets_the_same_account() {
+    for authz in everywhere().await {
+        let (key, body) = ("one-key-for-two-processes", sign_up("alice"));
+        let (other, passwords) = (authz.another_process(0).await, &authz.app.passwords);
+        let (held, places) = (passwords.hold(Purpose::SignUp).await, passwords.places(Purpose::SignUp));
+        let overtakes = async {
+            let queued = async {
+                while passwords.places(Purpose::SignUp) == places {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(10), queued).await.unwrap();
+            let first = Authz::register_at(&other, key, &body).await;
+            drop(held);
+            first
+        };
+        let (late, first) = tokio::join!(authz.register_with(key, &body), overtakes);
+        assert_eq!((first.status, late.status), (StatusCode::CREATED, StatusCode::CREATED), "{}", late.text);
+        assert_eq!(Person::of(&late).account_id, Person::of(&first).account_id, "{}", authz.name());
     }
 }
 

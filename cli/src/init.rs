@@ -25,7 +25,7 @@ pub fn init(place: &Place, choices: &Choices, ui: &Ui) -> anyhow::Result<Exit> {
     if path.exists() {
         ui.line(text!(ui, "{shown} is there and stays as it is", "{shown} 已存在,保持不变"));
     } else {
-        let text = envfile::generate(choices, &stack::shell_and_host(), &project.dir, &Entropy::system())?;
+        let text = envfile::generate(choices, &stack::shell(), &project.dir, &Entropy::system())?;
         write(&path, &text)?;
         ui.line(text!(
             ui,

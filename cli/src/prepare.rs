@@ -32,10 +32,11 @@ pub fn prepare(place: &Place, from: SecretsFrom) -> anyhow::Result<Exit> {
     for name in DIRECTORIES {
         let path = data.join(name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        // instances/ and deploy-control/ are nobody's but root's; run/ is passed through by the router.
+        // instances/ and deploy-control/ are nobody's but root's; run/ is passed through by the router; certs/ has what the
+        // operator puts there for services to trust.
         let (owner, mode) = match name {
             "authz" | "router" => (SERVICE_ID, 0o700),
-            "run" => (0, 0o755),
+            "run" | "certs" => (0, 0o755),
             _ => (0, 0o700),
         };
         if owner == SERVICE_ID {

@@ -33,7 +33,7 @@ pub const SERVICES: [Service; 4] = [
 pub const SERVICE_ID: u32 = 10001;
 
 /// The directories under the data directory that services write. Beside them, [`crate::secrets`] has its own there.
-pub const DIRECTORIES: [&str; 5] = ["authz", "deploy-control", "router", "instances", "run"];
+pub const DIRECTORIES: [&str; 6] = ["authz", "deploy-control", "router", "instances", "run", "certs"];
 
 /// Where the project's files are.
 #[derive(Debug, Clone)]
@@ -221,17 +221,6 @@ pub fn names_a_secret(key: &str) -> bool {
 /// The shell's environment.
 pub fn shell() -> BTreeMap<String, String> {
     settings::Env::from_process().given().clone()
-}
-
-/// The shell's environment as far as a new settings file takes it over, and with it this host's public addresses: for
-/// compose by itself, which cannot look for them.
-pub fn shell_and_host() -> BTreeMap<String, String> {
-    let mut shell = shell();
-    let found = host_addresses().join(",");
-    if !found.is_empty() {
-        shell.entry("BEAVER_HOST_ADDRESSES".to_owned()).or_insert(found);
-    }
-    shell
 }
 
 /// The public addresses of this host's interfaces; none, and said, when they cannot be listed.

@@ -33,7 +33,7 @@ fn plan(place: &Place, choices: &Choices) -> anyhow::Result<(Stack, Option<Strin
     if project.env_file.exists() {
         return Ok((Stack::load(project, &shell)?, None));
     }
-    let text = envfile::generate(choices, &stack::shell_and_host(), &project.dir, &Entropy::system())?;
+    let text = envfile::generate(choices, &shell, &project.dir, &Entropy::system())?;
     let values = envfile::parse(&text)?;
     Ok((Stack::from_values(project, values, &shell)?, Some(text)))
 }

@@ -24,7 +24,7 @@ use super::{
     tenant::Tenant,
 };
 
-const RESOLVE: Duration = Duration::from_secs(5);
+pub(super) const RESOLVE: Duration = Duration::from_secs(5);
 /// All of it: resolving, and each address after the other.
 const ALL: Duration = Duration::from_secs(15);
 const ONE: Duration = Duration::from_secs(5);

@@ -19,8 +19,11 @@ use super::target;
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// How often it is looked whether those have changed: a host moves to another network, WSL2 gets another address.
 const CHECK: Duration = Duration::from_secs(5);
-/// One question to one server; asked twice.
+/// One question to one server. Asked once more, it must fit into what a dial waits: a server that drops the questions for
+/// one family (RFC 8305, section 3.1, knows of them) must not hide what it answered for the other.
 const ANSWER: Duration = Duration::from_millis(2400);
+/// How often a question is repeated.
+const REPEATED: usize = 1;
 /// Questions under way on one TCP connection to a server.
 const MAX_OVER_TCP: usize = 1024;
 /// Answers that are kept, of all instances together.
@@ -87,7 +90,8 @@ fn changed() -> [Option<SystemTime>; 2] {
 
 fn set(options: &mut ResolverOpts) {
     options.timeout = ANSWER;
-    options.attempts = 2;
+    // hickory means by it how often a question is asked again.
+    options.attempts = REPEATED;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = CACHED;
     options.positive_max_ttl = Some(MAX_TTL);

@@ -49,6 +49,8 @@ impl Server {
             "long.test." => 300,
             "none.test." => 0,
             "slow.test." => return None,
+            "half.test." if kind == RecordType::AAAA => return None,
+            "half.test." => 300,
             _ => {
                 message.metadata.response_code = ResponseCode::NXDomain;
                 return Some(message);
@@ -90,6 +92,16 @@ async fn both_families_come_and_are_kept_as_long_as_they_say() {
     assert_eq!(server.asked("long.test."), 2, "once for each family");
     assert_eq!(server.asked("none.test."), 6, "what says that it must not be kept is not");
     assert!(lookup(resolver.clone(), "nowhere.test").await.is_err());
+}
+
+#[tokio::test]
+async fn a_family_that_is_never_answered_does_not_hide_the_other() {
+    let server = Server::start().await;
+    let found = lookup(server.resolver(), "half.test").await.unwrap();
+    assert_eq!(found, ["93.184.216.34".parse::<IpAddr>().unwrap()]);
+    let asked = server.asked.lock().unwrap()[&("half.test.".to_owned(), RecordType::AAAA)];
+    let asked = u32::try_from(asked).unwrap();
+    assert!(ANSWER * asked < super::super::dial::RESOLVE, "asked {asked} times, longer than a dial waits");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 const CHECK: Duration = Duration::from_secs(5);
 /// One question to one server. Asked once more, it must fit into what a dial waits: a server that drops the questions for
 /// one family (RFC 8305, section 3.1, knows of them) must not hide what it answered for the other.
-const ANSWER: Duration = Duration::from_millis(2400);
+const ANSWER: Duration = Duration::from_millis(2000);
 /// How often a question is repeated.
 const REPEATED: usize = 1;
 /// Questions under way on one TCP connection to a server.

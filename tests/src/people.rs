@@ -1,6 +1,9 @@
 //! People, and what they do at the portal: without JavaScript ([`Web`]) and in a browser.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -28,16 +31,26 @@ pub struct Person {
     pub key: String,
 }
 
+/// Everybody there is in this process.
+static EVERYBODY: Mutex<Vec<Person>> = Mutex::new(Vec::new());
+
 impl Person {
     /// A person of that name; password and key are new in every run.
     pub fn new(slug: &str) -> Self {
-        let secret = clock::Entropy::system().token();
-        Self {
+        let entropy = clock::Entropy::system();
+        let person = Self {
             slug: slug.into(),
             email: format!("{slug}@example.com"),
-            password: format!("{secret} of {slug}"),
-            key: format!("{GOOD_KEY}{secret}"),
-        }
+            password: format!("{} of {slug}", entropy.token()),
+            key: format!("{GOOD_KEY}{}", entropy.token()),
+        };
+        EVERYBODY.lock().unwrap_or_else(PoisonError::into_inner).push(person.clone());
+        person
+    }
+
+    /// Everybody so far, of every run in this process: what must leak from none of them.
+    pub fn everybody() -> Vec<Self> {
+        EVERYBODY.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

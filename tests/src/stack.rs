@@ -273,6 +273,21 @@ impl Stack {
         Ok(())
     }
 
+    /// `down`: everything stops, and the data stays.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn down(&mut self) -> anyhow::Result<()> {
+        said("down", &self.beaver(&["down"]).await?)?;
+        if let Some(mut child) = self.child.take() {
+            // It was told to end by `down`, which waited for it.
+            let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await;
+            let status = status.context("beaver up does not end")??;
+            anyhow::ensure!(status.success(), "beaver up ended with {status}");
+        }
+        Ok(())
+    }
+
     /// Keeps what the services and instances wrote in `target/test-logs/<prefix>/`; where that is.
     pub async fn keep_logs(&self) -> PathBuf {
         let dir = paths::target().join("test-logs").join(&self.prefix);

@@ -70,6 +70,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
             by_form::enter(&mut web, stack, "carol").await.map(drop)
         })
         .await;
+    steps.check("no secret, password or prompt is anywhere it does not belong", world.no_leaks(&[])).await;
     steps.check("nothing is doubled", faults::no_doubles(&docker, &prefix, 3)).await;
     Ok(())
 }

@@ -120,7 +120,7 @@ impl World<'_> {
     }
 
     /// The container of somebody's instance. On the engine it is known by the instance's id alone.
-    async fn container_of(&self, person: &Person) -> anyhow::Result<String> {
+    pub async fn container_of(&self, person: &Person) -> anyhow::Result<String> {
         let status = self.stack.beaver(&["status", "--json"]).await?;
         let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
         let mut instances = status["instances"].as_array().into_iter().flatten();

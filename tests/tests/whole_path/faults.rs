@@ -24,7 +24,7 @@ use crate::{World, journey};
 const SERVICES: [&str; 4] = ["deploy-control", "authz-service", "router-proxy", "auth-portal"];
 
 /// What somebody has in their workspace.
-type Said = Vec<(String, Vec<Message>)>;
+pub type Said = Vec<(String, Vec<Message>)>;
 
 impl World<'_> {
     /// Somebody with a session in their own workspace.
@@ -63,14 +63,19 @@ impl World<'_> {
     pub async fn whole_again(&self, before: &BTreeMap<String, Said>) -> anyhow::Result<()> {
         for person in [&self.alice, &self.bob] {
             journey::answers_again(self.stack, &person.slug).await?;
+            self.still_said(person, before).await?;
         }
-        let now = self.everything().await?;
-        for (slug, said) in before {
-            for (chat, messages) in said {
-                let kept =
-                    now[slug].iter().find(|(id, _)| id == chat).with_context(|| format!("a chat of {slug} is gone"))?;
-                ensure!(kept.1[..messages.len().min(kept.1.len())] == messages[..], "a chat of {slug} has changed");
-            }
+        Ok(())
+    }
+
+    /// Everything that somebody had said before is there.
+    pub async fn still_said(&self, person: &Person, before: &BTreeMap<String, Said>) -> anyhow::Result<()> {
+        let slug = &person.slug;
+        let mut web = self.inside(person).await?;
+        let now = workspace::everything(&mut web, self.stack, slug).await?;
+        for (chat, messages) in &before[slug] {
+            let kept = now.iter().find(|(id, _)| id == chat).with_context(|| format!("a chat of {slug} is gone"))?;
+            ensure!(kept.1[..messages.len().min(kept.1.len())] == messages[..], "a chat of {slug} has changed");
         }
         Ok(())
     }
@@ -93,7 +98,9 @@ impl World<'_> {
     /// SIGKILL to deploy-control in the middle of sign-ups, at different moments.
     pub async fn killed_in_the_middle(&self, docker: &Docker) -> anyhow::Result<()> {
         let mut people = Vec::new();
+        let at_first = instances(docker, self.stack.prefix()).await?.len();
         for round in 0..3 {
+            let already = at_first + round * 3;
             let names: Vec<_> = (0..3).map(|n| Person::new(&format!("mid-{round}-{n}"))).collect();
             let signed_up = try_join_all(names.iter().map(|person| async {
                 let mut web = Web::new("en")?;
@@ -104,7 +111,7 @@ impl World<'_> {
             // Each round at another moment: at once, at the first container, at the second.
             wait::until("the moment comes", Duration::from_secs(60), || async {
                 let made = instances(docker, self.stack.prefix()).await?.len();
-                anyhow::Ok((made >= 2 + round * 3 + round).then_some(()))
+                anyhow::Ok((made >= already + round).then_some(()))
             })
             .await?;
             kill_process(docker, &self.stack.container("deploy-control")).await?;
@@ -114,7 +121,7 @@ impl World<'_> {
             by_form::ready(web, self.stack).await.with_context(|| format!("{} after the kill", person.slug))?;
             by_form::enter(web, self.stack, &person.slug).await.with_context(|| person.slug.clone())?;
         }
-        no_doubles(docker, self.stack.prefix(), 2 + people.len()).await?;
+        no_doubles(docker, self.stack.prefix(), at_first + people.len()).await?;
         // One of them goes the whole way.
         let (person, web) = people.first_mut().context("somebody")?;
         let provider = Provider { base_url: self.provider.base_url(), model: CHAT, key: &person.key };

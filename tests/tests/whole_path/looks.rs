@@ -1,6 +1,12 @@
 //! Every page as people see it: light and dark, wide and narrow, in both languages.
 
-use beaver_tests::{browser::Browser, pages, people::by_hand, python, steps::Steps};
+use beaver_tests::{
+    browser::Browser,
+    pages,
+    people::{Person, by_hand},
+    python,
+    steps::Steps,
+};
 
 use crate::{Browsers, World};
 
@@ -131,8 +137,9 @@ impl World<'_> {
         steps
             .need("the operator's account is made by the one-time link", async {
                 browser.open(&setup).await?;
-                browser.fill("#email", "operator@example.com").await?;
-                browser.fill("#password", &format!("{} operator", clock::Entropy::system().token())).await?;
+                let operator = Person::new("operator");
+                browser.fill("#email", &operator.email).await?;
+                browser.fill("#password", &operator.password).await?;
                 browser.click("main form button[type=submit]").await?;
                 browser.arrives("the console", |url| url.ends_with("/operator")).await?;
                 browser.sees(&self.alice.slug).await

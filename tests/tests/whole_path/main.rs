@@ -8,8 +8,10 @@ mod faults;
 mod journey;
 mod leaks;
 mod looks;
+mod operating;
 mod postgres;
 mod process;
+mod progress;
 mod sdk;
 mod strangers;
 

@@ -7,7 +7,7 @@ use beaver_tests::{
     steps::Steps,
 };
 
-use crate::{Browsers, World, faults, journey, report};
+use crate::{Browsers, World, faults, journey, operating, report};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_the_process_engine() {
@@ -34,6 +34,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack, provider: &FakeProvider) -> a
         steps.check("the openai SDK lists models and chats, streaming and not", sdk).await;
         before = world.everything().await?;
     }
+    operating::down_and_up(steps, stack, provider, (alice.clone(), bob.clone())).await?;
     steps.need("SIGKILL to everything, and up again", faults::killed_whole(stack)).await?;
     let world = World { stack, provider, alice, bob };
     steps.check("everything said before is there", world.whole_again(&before)).await;

@@ -223,7 +223,7 @@ pub mod by_hand {
         browser.open(&format!("{}/instance", stack.portal())).await?;
         browser.click("details.menu summary").await?;
         browser.click("form[action='/logout'] button").await?;
-        browser.arrives("a page of the portal", |url| url.starts_with(stack.portal())).await?;
+        browser.arrives("the page that says so", |url| url.ends_with("/login?signed_out=1")).await?;
         Ok(())
     }
 

@@ -51,10 +51,10 @@ async fn logout(
     Json(EndSessions { assertion }): Json<EndSessions>,
 ) -> Result<StatusCode, Problem> {
     let claims = app.assertions.verify(Purpose::Logout, &assertion).await?;
-    // Without a sid it is about everything the owner is signed in to here.
+    // Without a sid it is about everything the owner was signed in to here at that moment.
     let ended = match &claims.extra.sid {
         Some(sid) => app.sessions.end_by_sid(sid).await,
-        None => app.sessions.end_all().await,
+        None => app.sessions.end_all(claims.at_ms()).await,
     };
     ended.map_err(Problem::unavailable)?;
     Ok(StatusCode::NO_CONTENT)

@@ -37,6 +37,16 @@ pub struct Entered {
     pub rd: String,
 }
 
+/// The hand-off of a code that is taken.
+#[derive(sqlx::FromRow)]
+struct Taken {
+    sid: String,
+    rd: String,
+    edge_token: Option<String>,
+    edge_until_ms: Option<i64>,
+    asserted_at_ms: i64,
+}
+
 /// Why a code was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
@@ -69,13 +79,13 @@ impl HandOffs {
         let (code, now_ms) = (self.entropy.token(), self.clock.now_ms());
         let mut transaction = self.store.begin().await.map_err(Problem::unavailable)?;
         self.assertions.spend(&mut transaction, &claims).await?;
-        if self.sessions.has_ended(&mut transaction, sid).await.map_err(Problem::unavailable)? {
+        if self.sessions.has_ended(&mut transaction, sid, claims.at_ms()).await.map_err(Problem::unavailable)? {
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "session_ended", "That portal session has ended."));
         }
         let (edge_token, edge_until_ms) = edge.unzip();
         sqlx::query(
-            "INSERT INTO hand_offs (code_hash, bind, sid, rd, edge_token, edge_until_ms, expires_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO hand_offs (code_hash, bind, sid, rd, edge_token, edge_until_ms, expires_at_ms, asserted_at_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(fingerprint(&code))
         .bind(bind)
@@ -84,6 +94,7 @@ impl HandOffs {
         .bind(edge_token)
         .bind(edge_until_ms)
         .bind(now_ms + CODE_MS)
+        .bind(claims.at_ms())
         .execute(&mut *transaction)
         .await
         .map_err(Problem::unavailable)?;
@@ -107,22 +118,22 @@ impl HandOffs {
         }
         let mut transaction = self.store.begin().await?;
         if let Some(bind_cookie) = bind_cookie {
-            let taken: Option<(String, String, Option<String>, Option<i64>)> = sqlx::query_as(
+            let taken: Option<Taken> = sqlx::query_as(
                 "UPDATE hand_offs SET used_at_ms = $1 \
                  WHERE code_hash = $2 AND bind = $3 AND used_at_ms IS NULL AND expires_at_ms > $1 \
-                 RETURNING sid, rd, edge_token, edge_until_ms",
+                 RETURNING sid, rd, edge_token, edge_until_ms, asserted_at_ms",
             )
             .bind(now_ms)
             .bind(&code_hash)
             .bind(fingerprint(bind_cookie))
             .fetch_optional(&mut *transaction)
             .await?;
-            if let Some((sid, rd, edge_token, edge_until_ms)) = taken {
+            if let Some(Taken { sid, rd, edge_token, edge_until_ms, asserted_at_ms }) = taken {
                 sqlx::query("UPDATE hand_offs SET edge_token = NULL WHERE code_hash = $1")
                     .bind(&code_hash)
                     .execute(&mut *transaction)
                     .await?;
-                let session = self.sessions.begin(&mut transaction, &sid, &code_hash).await?;
+                let session = self.sessions.begin(&mut transaction, &sid, &code_hash, asserted_at_ms).await?;
                 transaction.commit().await?;
                 return Ok(Entered { session, edge: edge_token.zip(edge_until_ms), rd });
             }

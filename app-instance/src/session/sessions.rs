@@ -4,6 +4,7 @@ use clock::{Clock, Entropy};
 use store::Store;
 
 use super::fingerprint;
+use crate::kept;
 
 /// How long a session lasts in all.
 pub const ABSOLUTE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -34,7 +35,7 @@ impl Sessions {
         Self { store, clock, entropy }
     }
 
-    /// Begins a session under a portal session and a hand-off; the cookie's value.
+    /// Begins a session under a portal session and a hand-off that the portal asserted at `asserted_at_ms`; the cookie's value.
     ///
     /// # Errors
     /// Any database error.
@@ -43,16 +44,19 @@ impl Sessions {
         transaction: &mut store::Transaction,
         sid: &str,
         code_hash: &str,
+        asserted_at_ms: i64,
     ) -> Result<String, sqlx::Error> {
         let (token, now_ms) = (self.entropy.token(), self.clock.now_ms());
         sqlx::query(
-            "INSERT INTO sessions (token_hash, sid, code_hash, seen_at_ms, expires_at_ms) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO sessions (token_hash, sid, code_hash, seen_at_ms, expires_at_ms, asserted_at_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(fingerprint(&token))
         .bind(sid)
         .bind(code_hash)
         .bind(now_ms)
         .bind(now_ms + ABSOLUTE_MS)
+        .bind(asserted_at_ms)
         .execute(&mut **transaction)
         .await?;
         Ok(token)
@@ -114,23 +118,38 @@ impl Sessions {
         transaction.commit().await
     }
 
-    /// Ends every session and every hand-off under way.
+    /// Ends every session and every hand-off that the portal asserted no later than `at_ms`, and refuses those it asserted before
+    /// and that are still on their way.
     ///
     /// # Errors
     /// Any database error; then nothing has ended.
-    pub async fn end_all(&self) -> Result<(), sqlx::Error> {
+    pub async fn end_all(&self, at_ms: i64) -> Result<(), sqlx::Error> {
         let mut transaction = self.store.begin().await?;
-        for sql in ["DELETE FROM sessions", "DELETE FROM hand_offs WHERE used_at_ms IS NULL"] {
-            sqlx::query(sql).execute(&mut *transaction).await?;
+        for sql in [
+            "DELETE FROM sessions WHERE asserted_at_ms <= $1",
+            "DELETE FROM hand_offs WHERE asserted_at_ms <= $1 AND used_at_ms IS NULL",
+        ] {
+            sqlx::query(sql).bind(at_ms).execute(&mut *transaction).await?;
         }
+        // Two that overtake one another: the later moment stays.
+        let before = ended_before_ms(&mut transaction).await?;
+        kept::set(&mut *transaction, kept::ENDED_BEFORE, &before.max(at_ms).to_string()).await?;
         transaction.commit().await
     }
 
-    /// Whether this portal session has ended a while ago.
+    /// Whether this portal session has ended, or all had to since the portal asserted it at `asserted_at_ms`.
     ///
     /// # Errors
     /// Any database error.
-    pub async fn has_ended(&self, transaction: &mut store::Transaction, sid: &str) -> Result<bool, sqlx::Error> {
+    pub async fn has_ended(
+        &self,
+        transaction: &mut store::Transaction,
+        sid: &str,
+        asserted_at_ms: i64,
+    ) -> Result<bool, sqlx::Error> {
+        if asserted_at_ms < ended_before_ms(transaction).await? {
+            return Ok(true);
+        }
         let found: Option<i64> = sqlx::query_scalar("SELECT expires_at_ms FROM ended_sids WHERE sid = $1")
             .bind(sid)
             .fetch_optional(&mut **transaction)
@@ -157,6 +176,12 @@ impl Sessions {
     }
 }
 
+/// Up to when everything had to end, in Unix milliseconds by the portal's clock; 0 when it never had to.
+async fn ended_before_ms(transaction: &mut store::Transaction) -> Result<i64, sqlx::Error> {
+    let text = kept::get(&mut **transaction, kept::ENDED_BEFORE).await?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,7 +195,7 @@ mod tests {
         let sessions = Sessions::new(store.clone(), clock, Entropy::seeded(1));
         let begin = async || {
             let mut transaction = store.begin().await.unwrap();
-            let token = sessions.begin(&mut transaction, "sid", "code").await.unwrap();
+            let token = sessions.begin(&mut transaction, "sid", "code", 0).await.unwrap();
             transaction.commit().await.unwrap();
             token
         };

@@ -110,7 +110,12 @@ impl FakeAuthz {
             iat: now_s,
             exp: now_s + 60,
             jti: self.0.entropy.token(),
-            extra: Assertion { sid: Some(sid.into()), purpose, bind: bind.map(str::to_owned) },
+            extra: Assertion {
+                sid: Some(sid.into()),
+                purpose,
+                bind: bind.map(str::to_owned),
+                at_ms: Some(self.0.clock.now_ms()),
+            },
         }
     }
 

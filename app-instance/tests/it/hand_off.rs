@@ -268,6 +268,32 @@ async fn a_sign_out_of_no_session_in_particular_ends_them_all() {
 }
 
 #[tokio::test]
+async fn a_sign_out_of_all_that_comes_late_ends_what_began_before_it_and_nothing_since() {
+    let house = House::with_manual_clock().await;
+    let hand = house.hand.as_ref().unwrap();
+    let before = house.sign_in().await;
+    let (secret, bind) = house.begin().await;
+    let code = house.code(&bind).await;
+    let on_its_way = house.authz.assertion(Purpose::Login, "sid-2", Some(&bind));
+    hand.advance_ms(1_000);
+    let mut ended = house.authz.claims(Purpose::Logout, "sid-1", None);
+    hand.advance_ms(1_000);
+    let since = house.sign_in().await;
+    // Said twenty seconds later: what it is about stays what it was.
+    hand.advance_ms(20_000);
+    ended.extra.sid = None;
+    let now = house.authz.claims(Purpose::Logout, "sid-1", None);
+    (ended.iat, ended.exp) = (now.iat, now.exp);
+    let body = json!({ "assertion": house.authz.sign(&ended) });
+    let out = house.internal(Method::POST, "/api/auth/logout").json(&body).send().await.unwrap();
+    assert_eq!(out.status(), StatusCode::NO_CONTENT);
+    assert!(!before.signed_in().await && since.signed_in().await);
+    assert_eq!(house.finish(&code, &format!("beaver_bind={secret}")).await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(house.log_in(&on_its_way).await.status(), StatusCode::UNAUTHORIZED);
+    assert!(house.sign_in().await.signed_in().await, "one may sign in again");
+}
+
+#[tokio::test]
 async fn the_way_back_is_always_a_path_of_this_workspace() {
     let mut house = House::build().await;
     house.start().await;

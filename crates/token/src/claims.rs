@@ -43,6 +43,17 @@ pub struct Assertion {
     /// base64url of the SHA-256 of the bind cookie in the browser it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<String>,
+    /// When what it says was so, in Unix milliseconds by the issuer's clock: for [`Purpose::Logout`] when the sessions ended,
+    /// which may be long before `iat`. Without it, `iat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+}
+
+impl Claims<Assertion> {
+    /// When what it says was so, in Unix milliseconds.
+    pub fn at_ms(&self) -> i64 {
+        self.extra.at_ms.unwrap_or_else(|| self.iat.saturating_mul(1000))
+    }
 }
 
 /// What an [`Assertion`] may be used for, written in kebab-case.

@@ -172,7 +172,7 @@ fn the_header_says_what_the_standards_ask_and_no_more() {
             iat: NOW_S,
             exp: NOW_S + 60,
             jti: "one".into(),
-            extra: Assertion { sid: None, purpose: Purpose::ProviderTest, bind: None },
+            extra: Assertion { sid: None, purpose: Purpose::ProviderTest, bind: None, at_ms: None },
         },
     );
     let token = token.expect("a token");

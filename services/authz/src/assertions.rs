@@ -8,7 +8,7 @@ use crate::app::App;
 /// How long an assertion holds.
 const ASSERTION_S: i64 = 60;
 
-/// An assertion about `account` for the instance named `slug`.
+/// An assertion about `account` for the instance named `slug`, of what was so at `at_ms`.
 ///
 /// # Errors
 /// When signing fails.
@@ -19,9 +19,10 @@ pub(crate) fn assertion(
     purpose: Purpose,
     sid: Option<String>,
     bind: Option<String>,
+    at_ms: i64,
 ) -> Result<String, token::Error> {
     let iat = app.clock.now_s();
-    let extra = Assertion { sid, purpose, bind };
+    let extra = Assertion { sid, purpose, bind, at_ms: Some(at_ms) };
     app.keys.sign(Kind::Assertion, &claims(app, account, slug, iat, iat + ASSERTION_S, extra))
 }
 

@@ -61,8 +61,15 @@ pub(crate) async fn register(
     .bind(expires_at_ms)
     .execute(app.store.pool())
     .await?;
-    let register_assertion =
-        assertions::assertion(&app, body.account_id, &body.slug, token::Purpose::Register, None, None)?;
+    let register_assertion = assertions::assertion(
+        &app,
+        body.account_id,
+        &body.slug,
+        token::Purpose::Register,
+        None,
+        None,
+        app.clock.now_ms(),
+    )?;
     tracing::info!(instance_id = %body.instance_id, "gave an initial access token");
     Ok((
         StatusCode::CREATED,

@@ -221,7 +221,8 @@ impl Goodbye {
     async fn say(&self, app: &App) -> anyhow::Result<()> {
         let (instance, account, slug) = self.parts()?;
         let sid = Some(self.sid.clone()).filter(|sid| !sid.is_empty());
-        let assertion = assertions::assertion(app, account, &slug, token::Purpose::Logout, sid, None)?;
+        let assertion =
+            assertions::assertion(app, account, &slug, token::Purpose::Logout, sid, None, self.created_at_ms)?;
         let request = app
             .router
             .request(Method::POST, &internal_path(instance, "/api/auth/logout"))

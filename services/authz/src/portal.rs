@@ -66,6 +66,8 @@ pub(crate) async fn assertion(
             return Err(Problem::bad_request("This purpose cannot be asked for here.").on_field("purpose").into());
         }
     };
+    // Before the session is looked at: one that ends in the meantime takes what is asserted here along.
+    let asked_at_ms = app.clock.now_ms();
     let live = sessions::require(&app, &body.session_token).await?;
     let (Some(slug), Some(instance_id)) = (&live.account.slug, live.account.instance_id) else {
         return Err(Problem::not_found("instance_not_found").into());
@@ -77,7 +79,8 @@ pub(crate) async fn assertion(
         goodbyes::say_before_hand_off(&app, instance_id).await?;
     }
     let account = live.account.id;
-    let assertion = assertions::assertion(&app, account, slug, purpose, Some(live.sid.clone()), body.bind)?;
+    let assertion =
+        assertions::assertion(&app, account, slug, purpose, Some(live.sid.clone()), body.bind, asked_at_ms)?;
     let edge_token = (purpose == token::Purpose::Login)
         .then(|| assertions::edge_token(&app, account, slug, live.sid.clone(), live.expires_at_ms))
         .transpose()?;

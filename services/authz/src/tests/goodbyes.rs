@@ -298,3 +298,24 @@ async fn a_workspace_that_was_away_for_long_hears_it_within_seconds_of_being_bac
         assert_eq!(waiting(&authz).await, 0, "{}", authz.name());
     }
 }
+
+#[tokio::test]
+async fn what_is_said_late_is_of_the_moment_when_the_sessions_ended() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        authz.workspaces.answer_with(503);
+        let ended_at_ms = authz.app.clock.now_ms();
+        sign_out(&authz, &alice.token, true).await;
+        authz.hand.advance_ms(120_000);
+        send_due::<Goodbye>(&authz.app).await.unwrap();
+        let said = authz.workspaces.heard(&alice).pop().unwrap();
+        let claims = authz.verify_assertion(&said, &alice.slug);
+        assert_eq!((claims.at_ms(), claims.iat), (ended_at_ms, authz.app.clock.now_s()), "{}", authz.name());
+        let again = Person::of(&authz.login("alice", PASSWORD, "192.0.2.1").await);
+        let hand_off =
+            json!({"session_token": again.token, "slug": "alice", "purpose": "login", "bind": "A".repeat(43)});
+        let issued: serde_json::Value = authz.post("/portal/assertion", &hand_off).await.json();
+        let claims = authz.verify_assertion(issued["assertion"].as_str().unwrap(), &alice.slug);
+        assert_eq!(claims.at_ms(), authz.app.clock.now_ms(), "{}", authz.name());
+    }
+}

@@ -176,7 +176,7 @@ async fn the_language_is_remembered_and_every_page_is_in_it() {
     let set = browser.request(Method::POST, "/language").form(&form).send().await.unwrap();
     assert_eq!((set.status(), set.headers()["location"].to_str().unwrap()), (StatusCode::SEE_OTHER, "/settings"));
     let kept = crate::house::cookie(&set, "beaver_lang").unwrap();
-    for (path, words) in [("/settings", "AI 服务商"), ("/", "新对话"), ("/auth/signed-out", "您已退出工作区")]
+    for (path, words) in [("/settings", "AI 服务商"), ("/", "新对话"), ("/auth/signed-out", "你已退出工作区")]
     {
         let cookies = format!("beaver_workspace={}; beaver_lang={kept}", browser.session);
         let page = house.edge(Method::GET, path).header("cookie", cookies).send().await.unwrap().text().await.unwrap();

@@ -24,10 +24,10 @@ fn cookie(house: &House, n: u128, slug: &str) -> String {
 async fn the_owner_is_told_what_is_the_matter_in_both_languages() {
     let house = house().await;
     for (slug, n, english, chinese, status, portal) in [
-        ("starting", 1, "Your workspace is starting", "您的工作区正在启动", 503, false),
-        ("stopped", 2, "Your workspace is stopped", "您的工作区已停止", 503, true),
-        ("failed", 3, "Your workspace could not be started", "您的工作区未能启动", 503, true),
-        ("running", 4, "Your workspace is not answering", "您的工作区没有响应", 502, true),
+        ("starting", 1, "Your workspace is starting", "你的工作区正在启动", 503, false),
+        ("stopped", 2, "Your workspace is stopped", "你的工作区已停止", 503, true),
+        ("failed", 3, "Your workspace could not be started", "你的工作区未能启动", 503, true),
+        ("running", 4, "Your workspace is not answering", "你的工作区没有响应", 502, true),
     ] {
         for (language, title, lang) in [("en", english, "en"), ("zh-CN,zh;q=0.9", chinese, "zh-Hans")] {
             let lines = format!("{HTML}accept-language: {language}\r\n{}", cookie(&house, n, slug));

@@ -23,7 +23,7 @@ RUN head=$(cat .git/HEAD 2>/dev/null || true) && branch=${head#ref: } && \
     cargo build --release --locked \
       -p beaver -p auth-portal -p authz -p deploy-control -p router-proxy -p app-instance && \
     mkdir -p /out/etc && \
-    for name in beaver auth-portal authz deploy-control router-proxy app-instance; do \
+    for name in beaver auth-portal authz deploy-control beaver-shim router-proxy app-instance; do \
       cp target/*/release/$name /out/$name; \
     done && \
     printf 'root:x:0:0:root:/:/\nbeaver:x:10001:10001:beaver:/:/\n' > /out/etc/passwd && \
@@ -51,7 +51,8 @@ COPY --from=build /out/authz /authz
 ENTRYPOINT ["/authz"]
 
 FROM base AS deploy-control
-COPY --from=build /out/deploy-control /deploy-control
+# The shim is what it gives to the images of others.
+COPY --from=build /out/deploy-control /out/beaver-shim /
 ENTRYPOINT ["/deploy-control"]
 
 FROM base AS router-proxy

@@ -13,6 +13,7 @@ use service::{
     Shutdown,
     http::{RequestIds, layers_with_limit},
 };
+use sign_in::{Sessions, SignIn};
 use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,16 +21,18 @@ use crate::{
     chat::{self, Chats},
     disk::Disk,
     gateway::{self, Keys},
-    identity::{AccessTokens, Assertions, Door, Registrar},
-    internal, pages,
+    guard,
+    identity::{self, AccessTokens, Door, Registrar},
+    internal, kept, pages,
     provider::Provider,
-    session::{HandOffs, Sessions, guard},
     settings::Settings,
     upstream::{Roots, Upstream},
 };
 
 /// How often what has expired is removed.
 const SWEEP: Duration = Duration::from_secs(15 * 60);
+/// After how long without another one a deletion was the last in a row.
+const NO_MORE_DELETED: Duration = Duration::from_secs(5);
 
 /// What time, randomness and trust come from.
 #[derive(Debug, Clone)]
@@ -62,16 +65,12 @@ pub struct App {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
-    /// Verifies authz's assertions.
-    pub assertions: Assertions,
+    /// Its owner's way in.
+    pub sign_in: SignIn,
     /// Its OAuth client.
     pub registrar: Arc<Registrar>,
     /// Access tokens for other services, such as an MCP server.
     pub access_tokens: AccessTokens,
-    /// Its owner's sessions.
-    pub sessions: Sessions,
-    /// Hand-offs from the portal.
-    pub hand_offs: HandOffs,
     /// The provider in use.
     pub provider: Provider,
     /// The way to providers.
@@ -88,6 +87,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// Chats whose answer is being made.
     running: Mutex<HashMap<String, CancellationToken>>,
+    /// Calls off making the database smaller, since more was deleted.
+    more_deleted: Mutex<Option<CancellationToken>>,
 }
 
 impl App {
@@ -100,15 +101,14 @@ impl App {
         let config = settings.read_config()?;
         let provider = Provider::load(store.clone(), &config).await?;
         let door = Door::new(&settings.outward);
-        let assertions = Assertions::new(
-            config.issuer.clone(),
-            config.origin.clone(),
-            config.owner,
-            door.clone(),
-            store.clone(),
-            clock.clone(),
-        )
-        .await?;
+        let sign_in = SignIn {
+            origin: config.origin.clone(),
+            slug: config.slug.clone(),
+            owner: config.owner,
+            portal: config.portal.clone(),
+            verifier: identity::verifier(&config.issuer, door.clone(), store.clone(), clock.clone()).await?,
+            sessions: sessions(store.clone(), clock.clone(), entropy.clone()).await?,
+        };
         let registrar = Arc::new(Registrar::new(
             settings.clone(),
             config.origin.clone(),
@@ -118,9 +118,6 @@ impl App {
         ));
         let access_tokens =
             AccessTokens::new(config.issuer.clone(), door, registrar.clone(), clock.clone(), entropy.clone());
-        let sessions = Sessions::new(store.clone(), clock.clone(), entropy.clone());
-        let hand_offs =
-            HandOffs::new(store.clone(), assertions.clone(), sessions.clone(), clock.clone(), entropy.clone());
         let keys = Keys::load(store.clone(), clock.clone(), entropy.clone()).await?;
         let chats = Chats::new(store.clone(), clock.clone(), entropy.clone());
         let interrupted = chats.mark_interrupted().await?;
@@ -129,17 +126,15 @@ impl App {
         }
         Ok(Arc::new(Self {
             content_policy: guard::content_policy(&config.portal)?,
-            secure: config.origin.starts_with("https://"),
+            secure: sign_in.secure(),
             upstream: Upstream::new(&settings.outward, roots)?,
             config,
             store,
             clock,
             entropy,
-            assertions,
+            sign_in,
             registrar,
             access_tokens,
-            sessions,
-            hand_offs,
             provider,
             keys,
             chats,
@@ -147,6 +142,7 @@ impl App {
             stop,
             tasks: TaskTracker::new(),
             running: Mutex::default(),
+            more_deleted: Mutex::default(),
         }))
     }
 
@@ -169,16 +165,29 @@ impl App {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the database made smaller, soon. Nothing else can be written meanwhile, so it is done once for everything that is
+    /// deleted in a row.
+    pub fn make_smaller(self: &Arc<Self>) {
+        let (this, more) = (self.clone(), CancellationToken::new());
+        self.more_deleted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(more.clone())
+            .inspect(|one| one.cancel());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(NO_MORE_DELETED) => this.chats.compact().await,
+                () = more.cancelled() => {}
+                () = this.stop.cancelled() => {}
+            }
+        });
+    }
+
     /// Removes what has expired, now and then, until the end.
     pub async fn sweep(self: Arc<Self>) {
         loop {
-            let swept = async {
-                self.assertions.sweep().await?;
-                self.hand_offs.sweep().await?;
-                self.sessions.sweep().await
-            };
-            if let Err(error) = swept.await {
-                tracing::warn!(%error, "what has expired could not be removed");
+            if let Err(error) = self.sign_in.sessions.sweep().await {
+                tracing::warn!(cause = format!("{error:#}"), "what has expired could not be removed");
             }
             tokio::select! {
                 () = tokio::time::sleep(SWEEP) => {}
@@ -186,4 +195,13 @@ impl App {
             }
         }
     }
+}
+
+/// Who is signed in, as it was kept in the database.
+async fn sessions(store: Store, clock: Clock, entropy: Entropy) -> Result<Sessions, sqlx::Error> {
+    let text = kept::get(store.pool(), kept::SIGN_INS).await?;
+    Ok(Sessions::new(text.as_deref(), clock, entropy, move |text| {
+        let store = store.clone();
+        async move { Ok(kept::set(store.pool(), kept::SIGN_INS, &text).await?) }
+    }))
 }

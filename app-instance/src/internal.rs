@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    response::IntoResponse,
     routing::{get, post},
 };
 use contracts::{
@@ -17,7 +16,7 @@ use serde_json::json;
 use service::{Json, Problem};
 use token::Purpose;
 
-use crate::{app::App, session::rd, upstream::trial};
+use crate::{app::App, upstream::trial};
 
 /// The internal endpoints; that the call is Beaver's is checked around them.
 pub fn routes() -> Router<Arc<App>> {
@@ -35,28 +34,17 @@ async fn register(
     State(app): State<Arc<App>>,
     Json(TakeOwner { assertion }): Json<TakeOwner>,
 ) -> Result<Json<OwnerTaken>, Problem> {
-    app.assertions.verify(Purpose::Register, &assertion).await?;
+    app.sign_in.verify(Purpose::Register, &assertion).await?;
     let client_id = app.registrar.register().await?;
     Ok(Json(OwnerTaken { client_id }))
 }
 
-async fn login(State(app): State<Arc<App>>, Json(hand_off): Json<HandOff>) -> Result<impl IntoResponse, Problem> {
-    let rd = rd::checked(hand_off.rd.as_deref(), &app.config.origin);
-    let code = app.hand_offs.begin(&hand_off.assertion, hand_off.edge_token.as_deref(), rd).await?;
-    Ok(Json(HandOffCode { code }))
+async fn login(State(app): State<Arc<App>>, Json(hand_off): Json<HandOff>) -> Result<Json<HandOffCode>, Problem> {
+    app.sign_in.login(hand_off).await.map(Json)
 }
 
-async fn logout(
-    State(app): State<Arc<App>>,
-    Json(EndSessions { assertion }): Json<EndSessions>,
-) -> Result<StatusCode, Problem> {
-    let claims = app.assertions.verify(Purpose::Logout, &assertion).await?;
-    // Without a sid it is about everything the owner was signed in to here at that moment.
-    let ended = match &claims.extra.sid {
-        Some(sid) => app.sessions.end_by_sid(sid).await,
-        None => app.sessions.end_all(claims.at_ms()).await,
-    };
-    ended.map_err(Problem::unavailable)?;
+async fn logout(State(app): State<Arc<App>>, Json(end): Json<EndSessions>) -> Result<StatusCode, Problem> {
+    app.sign_in.logout(end).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -64,12 +52,10 @@ async fn test_provider(
     State(app): State<Arc<App>>,
     Json(TestProvider { assertion, provider }): Json<TestProvider>,
 ) -> Result<Json<ProviderTest>, Problem> {
-    let claims = app.assertions.verify(Purpose::ProviderTest, &assertion).await?;
+    let claims = app.sign_in.verify(Purpose::ProviderTest, &assertion).await?;
     let provider =
         provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
-    let mut transaction = app.store.begin().await.map_err(Problem::unavailable)?;
-    app.assertions.spend(&mut transaction, &claims).await?;
-    transaction.commit().await.map_err(Problem::unavailable)?;
+    app.sign_in.sessions.spend(&claims).await?;
     Ok(Json(trial::run(&app.upstream, &Arc::new(provider)).await))
 }
 

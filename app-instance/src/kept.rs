@@ -12,8 +12,8 @@ pub const GENERATION: &str = "config_generation";
 pub const CLIENT_ID: &str = "client_id";
 /// The issuer's keys as last fetched, as JSON.
 pub const ISSUER_KEYS: &str = "issuer_keys";
-/// Up to when every session had to end, in Unix milliseconds by the portal's clock.
-pub const ENDED_BEFORE: &str = "ended_before_ms";
+/// Who is signed in, and what of the portal's was used up.
+pub const SIGN_INS: &str = "sign_ins";
 
 /// The value of `name`.
 ///

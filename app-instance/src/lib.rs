@@ -10,12 +10,12 @@ mod chat;
 mod disk;
 mod door;
 mod gateway;
+mod guard;
 pub mod identity;
 mod internal;
 mod kept;
 mod pages;
 mod provider;
-mod session;
 pub mod settings;
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use contracts::{
     AccountId, InstanceId, Slug,
-    routes::{Route, RouteMessage, RouteSnapshot, RouteState},
+    routes::{Route, RouteMessage, RouteSnapshot, RouteState, SignIn},
 };
 use router_proxy::{Router, config::Config};
 use serde_json::json;
@@ -242,6 +242,7 @@ async fn router(
         instance_id: id,
         account_id: AccountId::from_uuid(uuid::Uuid::from_u128(2)),
         state: RouteState::Running,
+        sign_in: SignIn::Instance,
     };
     let deploy = feed(route).await?;
     let env = Env::from_pairs([

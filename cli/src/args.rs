@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version = service::VERSION,
     about = "A private workspace for everybody who signs up.",
     after_help = "Exit codes: 0 done · 1 failed, safe to repeat · 2 unusable command line or setting · \
-                  3 a check failed, nothing was changed · 4 (status) not, or not wholly, up"
+                  3 a check failed, nothing was changed · 4 (status) not, or not wholly, up · \
+                  1 (attack) something got through · 5 (attack) not everything could be tried"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -42,10 +43,31 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a workspace's program writes.
+    Logs(Logs),
+    /// Run a program of a workspace's image in it, as its user.
+    Exec(Exec),
+    /// Send an HTTP request to a workspace, as the other services do.
+    Curl(Curl),
+    /// Try from inside of instances of its own what a hostile one could do; says what held.
+    Attack(Attack),
     /// Run the checks of `up` alone.
     Doctor(Choices),
     /// Write .env with fresh secrets, unless there is one; print the operator link.
     Init(Choices),
+    /// Look at an image before it becomes a plan.
+    Image {
+        #[command(subcommand)]
+        what: Image,
+    },
+    /// Give a workspace another plan. Its data stays; what it runs is made anew.
+    Plan {
+        /// The workspace's name.
+        #[arg(value_name = "WORKSPACE")]
+        slug: String,
+        /// The plan: workspace, or one of the file of plans.
+        plan: String,
+    },
     /// Print a file for this stack's surroundings, made from the settings.
     Render {
         /// Which one.
@@ -63,7 +85,19 @@ pub enum Command {
     RemoveData,
     /// Ask the services, from inside their network, what `up` and `status` want to know.
     #[command(hide = true)]
-    Ask,
+    Ask {
+        /// Pass on the request on standard input instead.
+        #[arg(long)]
+        request: bool,
+    },
+    /// Change a plan, from inside the services' network.
+    #[command(hide = true)]
+    SetPlan {
+        /// The workspace's name.
+        slug: String,
+        /// The plan.
+        plan: String,
+    },
     /// A workspace, as the process engine starts it.
     #[command(hide = true)]
     Instance,
@@ -84,6 +118,31 @@ pub struct Up {
     pub timeout: u64,
 }
 
+#[derive(Debug, Clone, Subcommand)]
+pub enum Image {
+    /// Say what of an image will work in an instance and what will not; print a plan to begin with. Exit code 1: it will
+    /// not work as it is.
+    Check(ImageCheck),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ImageCheck {
+    /// The image, which this host's engine has: nothing is pulled.
+    pub image: String,
+    /// Also start it as an instance is started, with nothing to reach outside, and see whether it answers.
+    #[arg(long)]
+    pub run: bool,
+    /// The TCP port that its program listens on; otherwise the one that it exposes.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// The path that is asked for with --run.
+    #[arg(long, default_value = "/", requires = "run")]
+    pub health: String,
+    /// The program and its arguments, in place of the image's own.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
 #[derive(Debug, Clone, Default, Args)]
 pub struct Down {
     /// Also remove every workspace, image, network and directory of this stack.
@@ -92,6 +151,115 @@ pub struct Down {
     /// Do not ask.
     #[arg(long, requires = "purge")]
     pub yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Logs {
+    /// Its name or id.
+    pub workspace: String,
+    /// Go on as it writes more.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How many of the last lines.
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "LINES")]
+    pub tail: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Exec {
+    /// Its name or id.
+    pub workspace: String,
+    /// The program, as a path in the image or a name in its PATH, and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Curl {
+    /// Its name or id.
+    pub workspace: String,
+    /// The path, with a query or not.
+    pub path: String,
+    /// The method; otherwise GET, or POST with data.
+    #[arg(long = "request", short = 'X', value_name = "METHOD")]
+    pub method: Option<String>,
+    /// A header, as 'name: value'.
+    #[arg(long = "header", short = 'H', value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// What to send; @FILE reads it from a file, @- from standard input.
+    #[arg(long, short, value_name = "DATA")]
+    pub data: Option<String>,
+    /// Also print the status and the headers.
+    #[arg(long, short)]
+    pub include: bool,
+    /// Exit with 1 when the status is 400 or more.
+    #[arg(long, short)]
+    pub fail: bool,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct Attack {
+    /// As one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Take one defence away from the attacker's container, to see that the table then says so.
+    #[arg(long, value_enum, value_name = "DEFENCE")]
+    pub without: Option<Without>,
+    /// Only these rows, as --json names them; comma-separated.
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Take the hostile program's image as it is.
+    #[arg(long)]
+    pub no_build: bool,
+    /// The cargo profile to build with.
+    #[arg(long, default_value = "release", hide = true)]
+    pub profile: String,
+}
+
+/// A defence that `attack` can leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Without {
+    /// The attacker has a network: one of the command's own.
+    Network,
+    /// The attacker's door out leads to a router that lets everything out, in that network.
+    AddressRules,
+    /// It keeps Docker's usual capabilities.
+    Capabilities,
+    /// It may gain privileges.
+    NoNewPrivileges,
+    /// Its system calls are not filtered.
+    Seccomp,
+    /// Its root file system can be written.
+    ReadOnly,
+    /// It sees the other instance's folders.
+    Folders,
+    /// It may have any number of processes.
+    Processes,
+    /// It may have any amount of memory.
+    Memory,
+    /// Its /tmp is larger than it may be.
+    Tmp,
+    /// All of its log is kept.
+    LogRotation,
+}
+
+impl Without {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::AddressRules => "address-rules",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no-new-privileges",
+            Self::Seccomp => "seccomp",
+            Self::ReadOnly => "read-only",
+            Self::Folders => "folders",
+            Self::Processes => "processes",
+            Self::Memory => "memory",
+            Self::Tmp => "tmp",
+            Self::LogRotation => "log-rotation",
+        }
+    }
 }
 
 /// What goes into a new .env. Without effect where one exists.

@@ -1,17 +1,58 @@
 //! What only the services know, asked from inside their network: authz and deploy-control are not published.
 
+use anyhow::Context;
 use contracts::{
     authz::OperatorState,
     deploy::{Instance, InstanceList},
+    egress::EgressUsageList,
 };
 use serde::{Deserialize, Serialize};
 use service::ServiceClient;
 use settings::Env;
 
-use crate::{Exit, compose::Compose, stack::Stack};
+use crate::{
+    Exit, Usage,
+    args::EngineKind,
+    compose::{self, Compose},
+    process, remembered,
+    stack::Stack,
+};
 
 /// The largest page of instances that is asked for.
 const PAGE: usize = 200;
+
+/// The way to the services from the operator's shell.
+pub enum Way {
+    /// They listen on this host's loopback, with this environment: the process engine.
+    Direct(Env),
+    /// From a container on their network.
+    Compose(Compose),
+}
+
+impl Way {
+    /// The way to the services of this stack.
+    ///
+    /// # Errors
+    /// When there is none at present.
+    pub async fn to(stack: &Stack) -> anyhow::Result<Self> {
+        match remembered::read(&stack.data_dir)? {
+            Some(EngineKind::Process) => Ok(Self::Direct(process::reach(stack).context("nothing runs: beaver up")?)),
+            _ => compose::detect()
+                .await
+                .map(Self::Compose)
+                .map_err(|_| anyhow::anyhow!("no compose tool: beaver doctor")),
+        }
+    }
+}
+
+/// The instance with this slug or id.
+///
+/// # Errors
+/// [`Usage`] when there is none.
+pub fn named<'a>(instances: &'a [Instance], name: &str) -> Result<&'a Instance, Usage> {
+    let found = instances.iter().find(|instance| instance.slug.as_str() == name || instance.id.to_string() == name);
+    found.ok_or_else(|| Usage(format!("there is no workspace {name}: beaver status lists them")))
+}
 
 /// What the services said.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -20,6 +61,8 @@ pub struct Answers {
     pub operator_exists: Option<bool>,
     /// Every instance; absent when deploy-control did not say.
     pub instances: Option<Vec<Instance>>,
+    /// What instances sent, received and were refused since the router started; absent when the router did not say.
+    pub egress: Option<EgressUsageList>,
     /// Why something is absent.
     pub trouble: Vec<String>,
 }
@@ -32,7 +75,10 @@ pub async fn services(env: &Env) -> anyhow::Result<Answers> {
     let authz = ServiceClient::new("authz", env.url("BEAVER_AUTHZ_URL")?, env.secret("BEAVER_AUTHZ_INTERNAL_TOKEN")?);
     let token = env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?;
     let deploy = ServiceClient::new("deploy-control", env.url("BEAVER_DEPLOY_URL")?, token);
-    let (operator, instances) = tokio::join!(authz.get::<OperatorState>("/portal/operator"), all(&deploy));
+    let (url, token) = (env.url("BEAVER_ROUTER_INTERNAL_URL")?, env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?);
+    let router = ServiceClient::new("router-proxy", url, token);
+    let (operator, instances, egress) =
+        tokio::join!(authz.get::<OperatorState>("/portal/operator"), all(&deploy), router.get("/egress"));
     let mut answers = Answers::default();
     match operator {
         Ok(state) => answers.operator_exists = Some(state.exists),
@@ -42,10 +88,15 @@ pub async fn services(env: &Env) -> anyhow::Result<Answers> {
         Ok(list) => answers.instances = Some(list),
         Err(error) => answers.trouble.push(error.to_string()),
     }
+    match egress {
+        Ok(list) => answers.egress = Some(list),
+        Err(error) => answers.trouble.push(error.to_string()),
+    }
     Ok(answers)
 }
 
-async fn all(deploy: &ServiceClient) -> Result<Vec<Instance>, service::CallError> {
+/// Every instance.
+pub async fn all(deploy: &ServiceClient) -> Result<Vec<Instance>, service::CallError> {
     let mut all = Vec::new();
     let mut after = String::new();
     loop {

@@ -15,6 +15,9 @@ use crate::stack::Project;
 /// decides on features as it did for `cargo run`, and builds nothing twice.
 pub const PACKAGES: [&str; 6] = ["beaver", "auth-portal", "authz", "deploy-control", "router-proxy", "app-instance"];
 
+/// What is in deploy-control's image beside it: the shim, for the images of others. It is built with that package.
+pub const SHIM: &str = "beaver-shim";
+
 #[derive(Deserialize)]
 struct Message {
     reason: String,
@@ -32,18 +35,22 @@ pub fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
 }
 
-/// Builds [`PACKAGES`] with a cargo profile; where each binary is. `said` is called with cargo's own progress lines.
+/// Builds packages with a cargo profile, with deploy-control also [`SHIM`]; where each binary is. `said` is called with
+/// cargo's own progress lines.
 ///
 /// # Errors
 /// When cargo cannot be run or fails; then with the end of what it said.
 pub async fn build(
     project: &Project,
     profile: &str,
+    packages: &[&str],
     mut said: impl FnMut(&str),
 ) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let beside = packages.contains(&"deploy-control").then_some(SHIM);
+    let wanted: Vec<&str> = packages.iter().copied().chain(beside).collect();
     let mut command = Command::new(cargo());
     command.args(["build", "--profile", profile, "--message-format", "json-render-diagnostics"]);
-    for package in PACKAGES {
+    for package in packages {
         command.args(["--package", package]);
     }
     command.current_dir(&project.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -59,7 +66,7 @@ pub async fn build(
             // Only our own packages have executables in the list; build scripts come with another name.
             if let Ok(Message { reason, executable: Some(path), target: Some(target) }) = serde_json::from_str(&line)
                 && reason == "compiler-artifact"
-                && PACKAGES.contains(&target.name.as_str())
+                && wanted.contains(&target.name.as_str())
             {
                 found.insert(target.name, path);
             }
@@ -79,7 +86,7 @@ pub async fn build(
     if !child.wait().await?.success() {
         bail!("cargo build failed:\n{}", errors[errors.len().saturating_sub(40)..].join("\n"));
     }
-    if let Some(missing) = PACKAGES.iter().find(|package| !found.contains_key(**package)) {
+    if let Some(missing) = wanted.iter().find(|name| !found.contains_key(**name)) {
         bail!("cargo built no {missing}");
     }
     Ok(found)

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+};
 
 use crate::{
     engine::parse_version,
@@ -103,6 +106,16 @@ impl Compose {
         self.told(arguments, output.with_context(|| format!("cannot run {}", self.name()))?)
     }
 
+    /// Begins to run the tool, with pipes to it. It ends when what is returned is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start<I: AsRef<OsStr>>(&self, stack: &Stack, arguments: &[I]) -> anyhow::Result<Child> {
+        let mut command = self.command(stack, arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot run {}", self.name()))
+    }
+
     /// As [`Compose::run`], with something on standard input.
     ///
     /// # Errors
@@ -113,9 +126,7 @@ impl Compose {
         arguments: &[I],
         input: &[u8],
     ) -> anyhow::Result<String> {
-        let mut command = self.command(stack, arguments)?;
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot run {}", self.name()))?;
+        let mut child = self.start(stack, arguments)?;
         let mut stdin = child.stdin.take().context("the compose tool has no standard input")?;
         let feeding = async move {
             // One that ends without reading says why by itself.

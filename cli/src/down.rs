@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use crate::{
     Exit, Usage,
     args::{Down, EngineKind, Place},
-    checks,
+    attack, checks,
     compose::{self, Compose},
     engine::Engine,
     prepare, process, remembered,
@@ -43,12 +43,13 @@ pub async fn down(place: &Place, options: &Down, ui: &Ui) -> anyhow::Result<Exit
         return purge(&stack, &engine, &compose, ui).await;
     }
     let step = ui.step(text!(ui, "stopping the services", "正在停止服务"));
-    compose.run(&stack, &["down", "--remove-orphans"]).await?;
+    compose.run(&stack, &["stop"]).await?;
     step.done(text!(ui, "services are stopped", "服务已停止"));
     // After deploy-control is gone, so that nobody starts them again; what people wanted stays as it is.
     let step = ui.step(text!(ui, "stopping the workspaces", "正在停止工作区"));
     let count = up::stop_instances(&engine, &stack).await?;
     step.done(text!(ui, "{count} workspaces are stopped", "已停止 {count} 个工作区"));
+    remove_services(&stack, &engine, &compose, ui).await?;
     let data = stack.data_dir.display();
     ui.line(text!(
         ui,
@@ -66,6 +67,8 @@ async fn purge(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> an
     compose.run(stack, &["stop"]).await?;
     let instances: Vec<String> = engine.instances(stack).await?.into_iter().filter_map(|c| c.id).collect();
     try_join_all(instances.iter().map(|id| engine.remove(id))).await?;
+    // What an attack that was killed left: it would keep folders and the network in use.
+    attack::sweep(engine, &stack.prefix).await?;
     let count = instances.len();
     step.done(text!(ui, "{count} workspaces are removed", "已删除 {count} 个工作区"));
 
@@ -76,9 +79,7 @@ async fn purge(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> an
     }
     step.done(text!(ui, "the data is removed", "数据已删除"));
 
-    let step = ui.step(text!(ui, "removing the services and the network", "正在删除服务和网络"));
-    compose.run(stack, &["down", "--remove-orphans"]).await?;
-    step.done(text!(ui, "services and network are removed", "服务和网络已删除"));
+    remove_services(stack, engine, compose, ui).await?;
 
     let step = ui.step(text!(ui, "removing the images", "正在删除镜像"));
     let mut count = 0;
@@ -93,6 +94,26 @@ async fn purge(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> an
     let file = stack.project.env_file.display();
     ui.line(text!(ui, "Your settings stay in {file}.", "设置保留在 {file}。"));
     Ok(Exit::Ok)
+}
+
+/// Removes the services' containers and the network. A network that somebody else's container is on, such as a proxy of the
+/// operator's, stays, and is named.
+async fn remove_services(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> anyhow::Result<()> {
+    let step = ui.step(text!(ui, "removing the services and the network", "正在删除服务和网络"));
+    let removed = compose.run(stack, &["down", "--remove-orphans"]).await;
+    let others = engine.attached(&stack.env.string("BEAVER_NET")?).await?.join(", ");
+    match removed {
+        Ok(_) if others.is_empty() => {
+            step.done(text!(ui, "services and network are removed", "服务和网络已删除"));
+        }
+        Err(error) if others.is_empty() => return Err(error),
+        _ => step.done(text!(
+            ui,
+            "the services are removed; the network stays, since {others} is on it",
+            "服务已删除;网络保留,因为 {others} 仍在其中"
+        )),
+    }
+    Ok(())
 }
 
 /// Files belong to root and to the workspaces' user ids: a container of root's removes them. Without its image, only

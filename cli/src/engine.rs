@@ -11,14 +11,16 @@ use std::{
 use anyhow::Context;
 use bollard::{
     API_DEFAULT_VERSION, Docker,
+    container::LogOutput,
     exec::{CreateExecOptions, StartExecOptions, StartExecResults},
     models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary},
     query_parameters::{
-        ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-        RemoveImageOptionsBuilder, StopContainerOptionsBuilder,
+        InspectNetworkOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
 
 use crate::stack::Stack;
 
@@ -117,6 +119,14 @@ impl Engine {
         self.list(HashMap::from([("label", vec![label])])).await
     }
 
+    /// Containers that these filters of the engine's API match, running or not.
+    ///
+    /// # Errors
+    /// When the engine does not list them.
+    pub async fn labelled(&self, filters: &HashMap<&str, Vec<&str>>) -> anyhow::Result<Vec<ContainerSummary>> {
+        self.list(filters.clone()).await
+    }
+
     /// The container of exactly this name.
     pub async fn container(&self, name: &str) -> anyhow::Result<Option<ContainerSummary>> {
         let anchored = format!("^/?{name}$");
@@ -126,6 +136,19 @@ impl Engine {
     async fn list(&self, filters: HashMap<&str, Vec<&str>>) -> anyhow::Result<Vec<ContainerSummary>> {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         self.docker.list_containers(Some(options)).await.context("the engine does not list containers")
+    }
+
+    /// The names of the containers on a network; none when there is no such network.
+    pub async fn attached(&self, network: &str) -> anyhow::Result<Vec<String>> {
+        let options = InspectNetworkOptionsBuilder::default().build();
+        match self.docker.inspect_network(network, Some(options)).await {
+            Ok(found) => {
+                let names = found.containers.unwrap_or_default().into_values().filter_map(|container| container.name);
+                Ok(names.collect())
+            }
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(|| format!("the engine does not tell of the network {network}")),
+        }
     }
 
     /// The workspaces' containers of a stack: its label, and its data in them. Another checkout with the same prefix
@@ -189,6 +212,37 @@ impl Engine {
             }
         }
         Ok(self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1))
+    }
+
+    /// Runs a command in a running container with a line on its standard input; its standard output.
+    ///
+    /// # Errors
+    /// When it cannot be run, or ends with another code than 0: what it said.
+    pub async fn exec_with_line(&self, container: &str, command: &[&str], line: &str) -> anyhow::Result<String> {
+        let options = CreateExecOptions {
+            cmd: Some(command.to_vec()),
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let exec = self.docker.create_exec(container, options).await?;
+        let started = self.docker.start_exec(&exec.id, None::<StartExecOptions>).await?;
+        let StartExecResults::Attached { mut output, mut input } = started else {
+            anyhow::bail!("the engine does not attach");
+        };
+        input.write_all(format!("{line}\n").as_bytes()).await?;
+        input.flush().await?;
+        let (mut said, mut complained) = (String::new(), String::new());
+        while let Some(piece) = output.next().await {
+            match piece? {
+                LogOutput::StdErr { message } => complained.push_str(&String::from_utf8_lossy(&message)),
+                piece => said.push_str(&String::from_utf8_lossy(&piece.into_bytes())),
+            }
+        }
+        let code = self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1);
+        anyhow::ensure!(code == 0, "it ended with {code}: {complained}");
+        Ok(said)
     }
 
     /// The last lines a container wrote, at most `count`.

@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -143,6 +142,11 @@ fn decide(
         set("BEAVER_DATA_DIR", dir.to_string_lossy().into_owned());
     }
 
+    let portal_secure = chosen.get("BEAVER_PORTAL_URL").is_some_and(|url| url.starts_with("https://"));
+    if chosen.get("DEPLOY_PUBLIC_SCHEME").is_some_and(|scheme| scheme == "https") && !portal_secure {
+        return Err(Usage("workspaces with https need a portal with https: add --portal-url https://…".into()).into());
+    }
+
     let prefix = chosen.get("BEAVER_PREFIX").cloned().unwrap_or_else(|| "beaver".into());
     stack::check_prefix(&prefix)?;
     for (key, name) in [
@@ -172,14 +176,17 @@ fn portal_host(domain: &str) -> String {
 /// # Errors
 /// `AlreadyExists` when there is one: it is not touched.
 pub fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let owner = std::fs::metadata(folder)?;
+    // Whole or not at all: half a file would be taken for the operator's own.
+    let mut file = tempfile::Builder::new().prefix(".env.").tempfile_in(folder)?;
     if rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        std::os::unix::fs::fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
     }
     file.write_all(text.as_bytes())?;
-    file.sync_all()
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -208,6 +215,18 @@ mod tests {
         }
         assert!(secrets.len() >= 5);
         assert_eq!(values["BEAVER_DATA_DIR"], "/project/runtime");
+    }
+
+    #[test]
+    fn https_for_workspaces_alone_is_refused() {
+        for (domain, portal_url) in [(None, None), (Some("localhost"), None), (None, Some("http://portal.example.com"))]
+        {
+            let [domain, portal_url] = [domain, portal_url].map(|value| value.map(str::to_owned));
+            let choices = Choices { scheme: Some("https".into()), domain, portal_url, ..Choices::default() };
+            let shell = BTreeMap::new();
+            let refused = generate(&choices, &shell, Path::new("/project"), &Entropy::seeded(1)).unwrap_err();
+            assert!(refused.to_string().contains("--portal-url"), "{refused}");
+        }
     }
 
     #[test]

@@ -4,15 +4,19 @@
 
 mod args;
 mod ask;
+mod attack;
 mod binaries;
 mod checks;
 mod compose;
+mod curl;
 mod down;
 mod engine;
 mod envfile;
+mod image;
 mod images;
 mod init;
 mod operator;
+mod plan;
 mod prepare;
 mod process;
 mod remembered;
@@ -22,6 +26,7 @@ mod stack;
 mod status;
 mod ui;
 mod up;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -42,6 +47,8 @@ pub enum Exit {
     Check = 3,
     /// `status` alone: the stack is not, or not wholly, up.
     NotUp = 4,
+    /// `attack` alone: an attempt or a control could not be made; [`Exit::Failed`] when something got through.
+    NotTried = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -78,7 +85,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(dispatch(cli, &ui));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match result {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit,
         Err(error) => {
             eprintln!("beaver: {error:#}");
             exit_for(&error).into()
@@ -86,20 +93,29 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<Exit> {
+async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<ExitCode> {
     let place = cli.place;
-    match cli.command {
+    let exit = match cli.command {
+        Command::Exec(options) => return workspace::exec(&place, &options).await,
         Command::Up(options) => up::up(&place, &options, ui).await,
         Command::Down(options) => down::down(&place, &options, ui).await,
         Command::Status { json } => status::status(&place, json, ui).await,
+        Command::Logs(options) => workspace::logs(&place, &options).await,
+        Command::Curl(options) => curl::curl(&place, &options).await,
+        Command::Attack(options) => attack::attack(&place, &options, ui).await,
         Command::Doctor(options) => up::doctor(&place, &options, ui).await,
         Command::Init(options) => init::init(&place, &options, ui),
+        Command::Image { what } => image::image(&place, &what, ui).await,
+        Command::Plan { slug, plan } => plan::change(&place, &slug, &plan, ui).await,
+        Command::SetPlan { slug, plan } => plan::from_inside(&slug, &plan).await,
         Command::Render { what } => render::render(&place, what),
         Command::Prepare { secrets } => prepare::prepare(&place, secrets),
         Command::RemoveData => prepare::remove_data(),
-        Command::Ask => ask::ask().await,
+        Command::Ask { request: false } => ask::ask().await,
+        Command::Ask { request: true } => curl::answer().await,
         Command::Instance => unreachable!("handled before the runtime starts"),
-    }
+    };
+    exit.map(ExitCode::from)
 }
 
 fn exit_for(error: &anyhow::Error) -> Exit {

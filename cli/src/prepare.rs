@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
+    os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,9 @@ use crate::{
     stack::{DIRECTORIES, Project, SERVICE_ID},
 };
 
+/// The most entries of a service's directory; no service of ours makes as many.
+const MAX_ENTRIES: u64 = 1_000_000;
+
 /// Makes what is missing under `BEAVER_DATA_DIR`, and hands out the secrets.
 ///
 /// # Errors
@@ -29,6 +32,8 @@ pub fn prepare(place: &Place, from: SecretsFrom) -> anyhow::Result<Exit> {
         SecretsFrom::Stdin => Some(secrets::of_reader(std::io::stdin().lock())?),
         SecretsFrom::Kept => None,
     };
+    fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+    let root = beneath::Root::open(&data)?;
     for name in DIRECTORIES {
         let path = data.join(name);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -41,7 +46,8 @@ pub fn prepare(place: &Place, from: SecretsFrom) -> anyhow::Result<Exit> {
         };
         if owner == SERVICE_ID {
             // A back-up brought back by root must not lock its service out.
-            give(&path, owner)?;
+            root.give_tree(name, (owner, owner), MAX_ENTRIES)
+                .with_context(|| format!("cannot give {} away", path.display()))?;
         } else {
             lchown(&path, Some(owner), Some(owner)).with_context(|| format!("cannot give {} away", path.display()))?;
         }
@@ -89,20 +95,6 @@ fn data_dir() -> anyhow::Result<PathBuf> {
     let data = PathBuf::from(Env::from_process().string("BEAVER_DATA_DIR")?);
     ensure!(data.is_absolute() && data.parent().is_some(), "BEAVER_DATA_DIR must be an absolute path, not /");
     Ok(data)
-}
-
-/// Gives a directory and what is in it to `owner`. Links are given themselves, never followed.
-fn give(path: &Path, owner: u32) -> anyhow::Result<()> {
-    let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
-    if meta.uid() != owner || meta.gid() != owner {
-        lchown(path, Some(owner), Some(owner)).with_context(|| format!("cannot give {} away", path.display()))?;
-    }
-    if meta.is_dir() {
-        for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
-            give(&entry?.path(), owner)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ struct Running {
     pid: i32,
     authz: String,
     deploy_control: String,
+    /// The router's internal listener.
+    #[serde(default)]
+    router: String,
 }
 
 /// Runs everything until SIGINT or SIGTERM.
@@ -228,6 +231,15 @@ fn path(stack: &Stack) -> PathBuf {
 }
 
 /// The lock that says "it runs"; the kernel lifts it however the process ends.
+/// Refuses to begin where it runs already.
+///
+/// # Errors
+/// With the process that runs it.
+pub fn ensure_stopped(stack: &Stack) -> anyhow::Result<()> {
+    // What is not there is made only after the checks.
+    if path(stack).exists() { lock(stack).map(drop) } else { Ok(()) }
+}
+
 fn lock(stack: &Stack) -> anyhow::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path(stack));
@@ -244,6 +256,7 @@ fn write_running(file: &mut File, env: &Env) -> anyhow::Result<()> {
         pid: rustix::process::getpid().as_raw_nonzero().get(),
         authz: env.string("BEAVER_AUTHZ_URL")?,
         deploy_control: env.string("BEAVER_DEPLOY_URL")?,
+        router: env.string("BEAVER_ROUTER_INTERNAL_URL")?,
     };
     file.set_len(0)?;
     file.rewind()?;
@@ -272,7 +285,7 @@ fn look(stack: &Stack) -> Option<(File, Running)> {
 pub fn reach(stack: &Stack) -> Option<Env> {
     let (_, running) = look(stack)?;
     let env = stack.env.clone().with("BEAVER_AUTHZ_URL", running.authz);
-    Some(env.with("BEAVER_DEPLOY_URL", running.deploy_control))
+    Some(env.with("BEAVER_DEPLOY_URL", running.deploy_control).with("BEAVER_ROUTER_INTERNAL_URL", running.router))
 }
 
 /// Asks a running stack to end and waits for it; whether one ran.

@@ -16,9 +16,13 @@ const FILE: &str = "engine";
 pub fn read(data_dir: &Path) -> anyhow::Result<Option<EngineKind>> {
     let path = data_dir.join(FILE);
     match fs::read_to_string(&path) {
+        // A full disk leaves it so.
+        Ok(text) if text.trim().is_empty() => Ok(None),
         Ok(text) => {
-            let kind = text.trim().parse().map_err(|why: String| Usage(format!("{}: {why}", path.display())))?;
-            Ok(Some(kind))
+            let path = path.display();
+            let said =
+                |why: String| Usage(format!("{path}: {why}; write the engine that the data was made with into it"));
+            Ok(Some(text.trim().parse().map_err(said)?))
         }
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -34,7 +38,9 @@ pub fn write(data_dir: &Path, kind: EngineKind) -> anyhow::Result<()> {
     if read(data_dir)? == Some(kind) {
         return Ok(());
     }
-    fs::write(&path, format!("{}\n", kind.name())).with_context(|| format!("cannot write {}", path.display()))
+    let written = beneath::Root::open(data_dir)
+        .and_then(|root| root.write_atomic(FILE, format!("{}\n", kind.name()).as_bytes(), 0o644, None));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Forgets it: the data is gone.
@@ -116,7 +122,13 @@ mod tests {
         write(folder.path(), Process).unwrap();
         assert_eq!(read(folder.path()).unwrap(), Some(Process));
         fs::write(folder.path().join(FILE), "podman").unwrap();
-        assert!(read(folder.path()).is_err());
+        let refused = read(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("podman") && refused.contains("write the engine"), "{refused}");
+        // As a disk that was full left it.
+        fs::write(folder.path().join(FILE), "").unwrap();
+        assert_eq!(read(folder.path()).unwrap(), None);
+        write(folder.path(), Docker).unwrap();
+        assert_eq!(read(folder.path()).unwrap(), Some(Docker));
         forget(folder.path()).unwrap();
         forget(folder.path()).unwrap();
     }

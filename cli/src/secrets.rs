@@ -34,7 +34,8 @@ const RECIPIENTS: [(&str, u32); 5] = [
 
 /// The one-off that asks the services, and what it shows them.
 const ASK: &str = "ask";
-const ASKS_WITH: [&str; 3] = ["BEAVER_DEPLOY_TOKEN", "DEPLOY_API_TOKEN", "BEAVER_AUTHZ_INTERNAL_TOKEN"];
+const ASKS_WITH: [&str; 4] =
+    ["BEAVER_DEPLOY_TOKEN", "DEPLOY_API_TOKEN", "BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_ROUTER_INTERNAL_TOKEN"];
 
 /// Who checks which token: it alone also accepts the one before.
 const CHECKS: [(&str, &str); 4] = [
@@ -228,7 +229,7 @@ mod tests {
         );
         assert_eq!(
             there(data.path(), "ask"),
-            ["BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_DEPLOY_TOKEN", "DEPLOY_API_TOKEN"]
+            ["BEAVER_AUTHZ_INTERNAL_TOKEN", "BEAVER_DEPLOY_TOKEN", "BEAVER_ROUTER_INTERNAL_TOKEN", "DEPLOY_API_TOKEN"]
         );
         // No secret is for nobody.
         for setting in settings::settings().iter().filter(|setting| setting.is_secret()) {

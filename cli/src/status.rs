@@ -1,6 +1,7 @@
 //! `beaver status`: services and workspaces.
 
-use contracts::deploy::Instance;
+use contracts::{deploy::Instance, egress::EgressUsageList};
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::{
@@ -33,6 +34,8 @@ struct Status {
     services: Vec<ServiceStatus>,
     /// Absent when deploy-control did not say.
     instances: Option<Vec<Instance>>,
+    /// What they sent, received and were refused since the router started; absent when it did not say.
+    egress: Option<EgressUsageList>,
     trouble: Vec<String>,
 }
 
@@ -77,7 +80,14 @@ async fn of_docker(stack: &Stack) -> anyhow::Result<Status> {
         Answers::default()
     };
     up &= answers.trouble.is_empty();
-    Ok(Status { engine: "docker", up, services, instances: answers.instances, trouble: answers.trouble })
+    Ok(Status {
+        engine: "docker",
+        up,
+        services,
+        instances: answers.instances,
+        egress: answers.egress,
+        trouble: answers.trouble,
+    })
 }
 
 async fn of_process(stack: &Stack) -> anyhow::Result<Status> {
@@ -92,7 +102,14 @@ async fn of_process(stack: &Stack) -> anyhow::Result<Status> {
         None => Answers::default(),
     };
     let up = env.is_some() && answers.trouble.is_empty();
-    Ok(Status { engine: "process", up, services, instances: answers.instances, trouble: answers.trouble })
+    Ok(Status {
+        engine: "process",
+        up,
+        services,
+        instances: answers.instances,
+        egress: answers.egress,
+        trouble: answers.trouble,
+    })
 }
 
 fn print(status: &Status, ui: &Ui) {
@@ -104,9 +121,27 @@ fn print(status: &Status, ui: &Ui) {
             text!(ui, "WORKSPACE", "工作区"),
             text!(ui, "PHASE", "阶段"),
             text!(ui, "WANTED", "期望"),
+            text!(ui, "PLAN", "套餐"),
+            text!(ui, "SENT", "发送"),
+            text!(ui, "RECEIVED", "接收"),
+            text!(ui, "REFUSED", "被拒"),
             text!(ui, "ADDRESS", "地址"),
         ]];
-        rows.extend(instances.iter().map(|i| [i.slug.to_string(), word(&i.phase), word(&i.desired), i.origin.clone()]));
+        rows.extend(instances.iter().map(|instance| {
+            let all = status.egress.iter().flat_map(|list| &list.instances);
+            let used = all.into_iter().find(|used| used.instance_id == instance.id);
+            let told = |number: Option<String>| number.unwrap_or_else(|| "-".into());
+            [
+                instance.slug.to_string(),
+                word(&instance.phase),
+                word(&instance.desired),
+                instance.plan.to_string(),
+                told(used.map(|used| HumanBytes(used.bytes_out).to_string())),
+                told(used.map(|used| HumanBytes(used.bytes_in).to_string())),
+                told(used.map(|used| used.refused.to_string())),
+                instance.origin.clone(),
+            ]
+        }));
         println!("\n{}", table(&rows));
     }
     for line in &status.trouble {
@@ -120,7 +155,7 @@ fn word(value: &impl Serialize) -> String {
 }
 
 /// Columns as wide as their widest cell; wide characters take two places on a terminal.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |cell: &str| cell.chars().map(|c| if c as u32 >= 0x2e80 { 2 } else { 1 }).sum::<usize>();
     let widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| width(&row[i])).max().unwrap_or_default());
     let line = |row: &[String; N]| {

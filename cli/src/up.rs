@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     ChecksFailed, Exit,
     args::{Choices, EngineKind, Place, Up},
-    ask, binaries, checks,
+    ask,
+    binaries::{self, PACKAGES},
+    checks,
     compose::Compose,
     engine::{self, Engine},
     envfile,
@@ -88,6 +90,9 @@ pub async fn up(place: &Place, options: &Up, ui: &Ui) -> anyhow::Result<Exit> {
         warn_of_ignored(&options.choices, ui);
     }
     let chosen = choose(&stack, &options.choices)?;
+    if chosen.kind() == EngineKind::Process {
+        process::ensure_stopped(&stack)?;
+    }
     let building = chosen.kind() == EngineKind::Docker && !options.no_build;
     let (facts, tools) = checks::gather(&stack, chosen.kind(), building).await?;
     let findings = checks::judge(&facts, ui);
@@ -146,7 +151,7 @@ async fn build(stack: &Stack, engine: &Engine, profile: &str, ui: &Ui) -> anyhow
     let building =
         text!(ui, "building the binaries (the first time takes some minutes)", "正在构建程序(第一次需要几分钟)");
     let step = ui.step(building.as_str());
-    let binaries = binaries::build(&stack.project, profile, |line| {
+    let binaries = binaries::build(&stack.project, profile, &PACKAGES, |line| {
         if line.starts_with("Compiling") || line.starts_with("Building") {
             step.now(format!("{building}: {line}"));
         }
@@ -156,13 +161,19 @@ async fn build(stack: &Stack, engine: &Engine, profile: &str, ui: &Ui) -> anyhow
 
     let step = ui.step(text!(ui, "making the images", "正在制作镜像"));
     let commit = binaries::commit(&stack.project).await;
-    let made = try_join_all(binaries.iter().map(|(name, binary)| async {
-        let tag = match name.as_str() {
-            "app-instance" => stack.env.string("BEAVER_INSTANCE_IMAGE")?,
-            name => stack.image(name),
-        };
-        let made = images::ensure(engine, &stack.prefix, &tag, name, binary, &commit).await?;
-        anyhow::Ok((name.as_str(), made))
+    let made = try_join_all(PACKAGES.map(|name| {
+        let (binaries, commit) = (&binaries, &commit);
+        async move {
+            let (tag, beside) = match name {
+                "app-instance" => (stack.env.string("BEAVER_INSTANCE_IMAGE")?, None),
+                "deploy-control" => (stack.image(name), Some(binaries::SHIM)),
+                name => (stack.image(name), None),
+            };
+            let programs: Vec<_> =
+                [Some(name), beside].into_iter().flatten().map(|name| (name, &*binaries[name])).collect();
+            let made = images::ensure(engine, &stack.prefix, &tag, &programs, commit, &[]).await?;
+            anyhow::Ok((name, made))
+        }
     }))
     .await?;
     let new: Vec<&str> = made.iter().filter(|(_, made)| *made == Made::New).map(|(name, _)| *name).collect();
@@ -179,9 +190,15 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
     let step = ui.step(text!(ui, "starting the services", "正在启动服务"));
     let changes = secrets::hand_over(stack, compose).await?;
     compose.run(stack, &["up", "--detach", "--no-build", "--remove-orphans"]).await?;
-    let renewed = join_all(SERVICES.iter().map(|service| renew(engine, stack, *service, &changes))).await;
-    for name in renewed.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten() {
-        step.line(text!(ui, "  {name} has new secrets and is restarted", "  {name} 的密钥有变化,已重新启动"));
+    let began = Instant::now();
+    for service in SERVICES {
+        if let Some(name) = renew(engine, stack, service, &changes).await? {
+            step.line(text!(ui, "  {name} has new secrets and is restarted", "  {name} 的密钥有变化,已重新启动"));
+            // One after the other, so that never all are away; whether each becomes ready is waited for below.
+            while matches!(readiness(engine, stack, service).await, Readiness::NotYet) && began.elapsed() < timeout {
+                sleep(POLL).await;
+            }
+        }
     }
     step.done(text!(ui, "services are started", "服务已启动"));
 

@@ -120,8 +120,9 @@ fn everything_is_hardened_and_only_the_public_parts_are_published() {
         assert!(service.read_only && service.cap_drop == ["ALL"], "{name}");
         assert_eq!(service.security_opt, ["no-new-privileges:true"], "{name}");
         assert!(
-            service.pids_limit > 0 && !service.mem_limit.is_empty() && service.image.ends_with(":latest}")
-                || service.image.ends_with(":latest"),
+            service.pids_limit > 0
+                && !service.mem_limit.is_empty()
+                && (service.image.ends_with(":latest}") || service.image.ends_with(":latest")),
             "{name}"
         );
         assert_eq!(!service.ports.is_empty(), name == "auth-portal" || name == "router-proxy", "{name}");
@@ -157,4 +158,20 @@ fn the_compose_tools_that_are_here_accept_it() {
         assert!(output.status.success(), "{tool:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(tried > 0 || std::env::var("BEAVER_TEST_DOCKER").as_deref() != Ok("required"), "no compose tool to try");
+}
+
+#[test]
+fn the_dockerfile_is_given_every_member_of_the_workspace() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let manifest = read("Cargo.toml");
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+    let ignored = read(".dockerignore");
+    let given: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let mut count = 0;
+    for member in serde_json::from_str::<Vec<String>>(members).unwrap() {
+        let folder = member.split('/').next().unwrap();
+        assert!(given.contains(&folder), ".dockerignore keeps {folder} from the Dockerfile");
+        count += 1;
+    }
+    assert!(count > 5);
 }

@@ -107,3 +107,18 @@ fn a_setting_that_is_unusable() {
     assert!(text.contains("BEAVER_PORTAL_PORT and BEAVER_ROUTER_PORT"), "{text}");
     assert_eq!(names(folder.path()), Vec::<String>::new());
 }
+
+#[test]
+fn what_runs_already() {
+    let folder = tempfile::tempdir().unwrap();
+    // As the one that runs holds it, and its ports.
+    fs::create_dir(folder.path().join("data")).unwrap();
+    let held = fs::File::create(folder.path().join("data/process.json")).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = [taken.local_addr().unwrap().port(), free_ports()[1]];
+    let output = up(folder.path(), ports, &["--engine", "process"], &[]);
+    let text = said(&output);
+    assert!(!output.status.success() && text.contains("it runs already") && text.contains("beaver down"), "{text}");
+    assert!(!text.contains("BEAVER_PORTAL_PORT"), "a port is not what is wrong: {text}");
+}

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -75,6 +76,40 @@ impl<F: FnOnce() + Unpin> HttpBody for Passing<F> {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A body that breaks off as soon as it may not go on.
+pub struct Until {
+    inner: Body,
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Until {
+    /// `inner`, as long as `over` is not cancelled.
+    pub fn new(inner: Body, over: CancellationToken) -> Self {
+        Self { inner, over: Box::pin(over.cancelled_owned()) }
+    }
+}
+
+impl HttpBody for Until {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err("the session it belongs to is over".into())));
+        }
+        Pin::new(&mut this.inner).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

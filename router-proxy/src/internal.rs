@@ -5,24 +5,34 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Path, Query, Request, State},
+    extract::{FromRequest, Path, Query, Request, State},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
 use contracts::{
     InstanceId,
     egress::{EgressUsage, EgressUsageList},
+    routes::SignIn,
 };
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use service::{Health, Json, Problem, bearer, http::RequestIds, telemetry};
 
-use crate::{App, edge::headers, upstream::UpstreamError};
+use crate::{
+    App,
+    edge::{headers, paths},
+    upstream::UpstreamError,
+};
 
 /// How long an instance may take to begin its answer to the house.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
 const PREFIX: &str = "/instances/";
+/// What an instance is called there.
+const HOST: &str = "instance.internal";
+/// The calls by which the portal hands a browser over, and ends what came of that.
+const LOGIN: &str = "/api/auth/login";
+const LOGOUT: &str = "/api/auth/logout";
 
 /// Everything the internal listener answers.
 pub fn router(app: Arc<App>) -> Router {
@@ -32,7 +42,9 @@ pub fn router(app: Arc<App>) -> Router {
         async move { if known { Ok(()) } else { Err("no routes from deploy-control yet, and none on disk".into()) } }
     });
     let passing = Router::new()
-        .route("/instances/{id}/{*path}", any(pass))
+        .route("/instances/{id}/{*path}", any(ask))
+        // The one path that a wildcard has no part in.
+        .route("/instances/{id}/", any(ask))
         .route("/egress", get(all_egress))
         .route("/egress/{id}", get(egress));
     let router = bearer::require(passing, app.config.internal_tokens.clone())
@@ -42,24 +54,54 @@ pub fn router(app: Arc<App>) -> Router {
     service::http::layers(router, RequestIds::FromCaller)
 }
 
-/// Passes a request to an instance, whether or not its route is known, as Beaver's own.
-async fn pass(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+/// Beaver's own call to an instance: answered here where the router lets people in, else passed on.
+async fn ask(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     // The raw path: the instance shall see what the caller wrote.
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
     let (id, path) = target.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/')).unwrap_or_default();
     let id: InstanceId = id.parse().map_err(|_| Problem::not_found("not_found"))?;
     parts.uri = format!("/{path}").parse::<Uri>().map_err(|_| Problem::bad_request("The path cannot be read."))?;
+    let request = Request::from_parts(parts, body);
+    let of_sign_in = matches!(request.uri().path(), LOGIN | LOGOUT);
+    match app.table.find(id) {
+        Some(route) if route.sign_in == SignIn::Edge && paths::is_for_instances(request.uri().path()) => {
+            sign_in(&app.sign_in(&route), request).await
+        }
+        // Whose it would be to answer is not known.
+        None if of_sign_in => Err(unreachable()),
+        _ => pass(&app, id, request).await,
+    }
+}
+
+/// Answers in the place of a program that knows nothing of Beaver.
+async fn sign_in(sign_in: &sign_in::SignIn, request: Request) -> Result<Response, Problem> {
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, LOGIN) => {
+            let Json(hand_off) = Json::from_request(request, &()).await?;
+            sign_in.login(hand_off).await.map(|code| Json(code).into_response())
+        }
+        (&Method::POST, LOGOUT) => {
+            let Json(end) = Json::from_request(request, &()).await?;
+            sign_in.logout(end).await.map(|()| StatusCode::NO_CONTENT.into_response())
+        }
+        _ => Err(Problem::not_found("not_found")),
+    }
+}
+
+/// Passes a request to an instance, whether or not its route is known.
+async fn pass(app: &App, id: InstanceId, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::remove_ours(&mut parts.headers);
+    headers::remove_ours(&mut parts.headers, SignIn::Instance);
     // The service token is for this listener, not for an instance to see.
     parts.headers.remove(header::AUTHORIZATION);
     parts.headers.remove(header::COOKIE);
     parts.headers.remove(header::EXPECT);
     parts.headers.insert(contracts::INTERNAL, HeaderValue::from_static("1"));
-    parts.headers.insert(header::HOST, HeaderValue::from_static("instance.internal"));
+    parts.headers.insert(header::HOST, HeaderValue::from_static(HOST));
     if let Some(value) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
         parts.headers.insert(contracts::REQUEST_ID, value);
     }
@@ -68,15 +110,7 @@ async fn pass(State(app): State<Arc<App>>, request: Request) -> Result<Response,
     let mut response = match sent.unwrap_or(Err(UpstreamError::Timeout)) {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(no_answer(None)),
         Ok(response) => response,
-        Err(UpstreamError::Unreachable(error)) => {
-            return Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "instance_unreachable",
-                "The instance does not take connections at present.",
-            )
-            .retry_after(1)
-            .cause(error));
-        }
+        Err(UpstreamError::Unreachable(error)) => return Err(unreachable().cause(error)),
         Err(UpstreamError::Timeout) => {
             return Err(Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -86,8 +120,17 @@ async fn pass(State(app): State<Arc<App>>, request: Request) -> Result<Response,
         }
         Err(error) => return Err(no_answer(Some(error))),
     };
-    headers::clean_response(response.headers_mut());
+    headers::clean_response(response.headers_mut(), SignIn::Instance, HOST);
     Ok(response.map(axum::body::Body::new))
+}
+
+fn unreachable() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "instance_unreachable",
+        "The instance does not take connections at present.",
+    )
+    .retry_after(1)
 }
 
 fn no_answer(cause: Option<UpstreamError>) -> Problem {

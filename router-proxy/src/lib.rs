@@ -13,14 +13,17 @@ mod internal;
 mod owner;
 pub mod pages;
 pub mod routes;
+mod sign_ins;
 pub mod upstream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clock::{Clock, Entropy};
+use contracts::routes::Route;
 use service::{ServiceClient, Shutdown, run::local_url};
 use settings::Env;
+use sign_in::SignIn;
 use tokio::net::TcpListener;
 
 use config::Config;
@@ -29,6 +32,7 @@ use egress::{Egress, Network, Own, dial::Dialer, rules::file::Ruling, tenant::Te
 use identity::Identity;
 use owner::Owners;
 use routes::{Table, disk, feed};
+use sign_ins::SignIns;
 use upstream::Upstream;
 
 /// How often connections to instances that lie idle are looked through.
@@ -41,7 +45,22 @@ pub struct App {
     table: Arc<Table>,
     upstream: Upstream,
     owners: Owners,
+    sign_ins: Arc<SignIns>,
     portal: String,
+}
+
+impl App {
+    /// The way into a workspace, where that is the router's.
+    fn sign_in(&self, route: &Route) -> SignIn {
+        SignIn {
+            origin: self.config.public.workspace_origin(route.slug.as_str()),
+            slug: route.slug.clone(),
+            owner: route.account_id,
+            portal: self.portal.clone(),
+            verifier: self.owners.verifier(),
+            sessions: self.sign_ins.of(route.instance_id),
+        }
+    }
 }
 
 /// A router that listens but does not serve yet.
@@ -92,10 +111,12 @@ impl Router {
             Err(error) => tracing::warn!(cause = format!("{error:#}"), "the kept routes are not used"),
         }
         let tenants = Tenants::new(config.egress_limits, clock.clone());
+        let sign_ins = SignIns::load(&dir, clock.clone(), Entropy::system())
+            .context("opening the folder of sign-ins in BEAVER_DATA_DIR/router")?;
         let owners = Owners::new(&config.authz_url, &config.issuer, config.public.clone(), clock, &dir);
         let upstream = Upstream::new(config.data_dir.join("run"));
         let portal = config.public.portal_origin();
-        let app = Arc::new(App { config, tenants, table, upstream, owners, portal });
+        let app = Arc::new(App { config, tenants, table, upstream, owners, sign_ins: Arc::new(sign_ins), portal });
         Ok(Self { app, edge, internal, dir, network })
     }
 
@@ -128,6 +149,7 @@ impl Router {
         let feed = feed::follow(client, Arc::clone(&app.table), Entropy::system(), stop.clone());
         drain.tracker.spawn(feed);
         drain.tracker.spawn(disk::keep(dir.clone(), Arc::clone(&app.table), stop.clone()));
+        drain.tracker.spawn(Arc::clone(&app.sign_ins).keep(Arc::clone(&app.table), stop.clone()));
         drain.tracker.spawn(app.owners.clone().refresh(dir, stop.clone()));
         drain.tracker.spawn(doors.keep());
         drain.tracker.spawn(sweep(app.upstream.clone(), stop.clone()));

@@ -1,18 +1,17 @@
 //! Whether a browser is the owner's: the edge token in its cookie, verified offline.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use beneath::Root;
 use clock::Clock;
-use contracts::{instance::edge_cookie_name, routes::Route};
+use contracts::routes::Route;
 use http::HeaderMap;
 use service::Shutdown;
 use settings::PublicAddress;
-use token::{Edge, JwksCache, KeySet, Kind, Snapshot};
+use sign_in::{Verifier, cookies};
+use token::{JwksCache, KeySet, Snapshot};
 use url::Url;
-
-use crate::edge::headers::single_cookie;
 
 const FILE: &str = "jwks.json";
 const MAX_BYTES: usize = 256 << 10;
@@ -23,7 +22,7 @@ const REFRESH: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Owners {
     keys: JwksCache,
-    issuer: Arc<str>,
+    verifier: Verifier,
     public: PublicAddress,
 }
 
@@ -42,30 +41,29 @@ impl Owners {
             Ok(None) => {}
             Err(error) => tracing::warn!(cause = format!("{error:#}"), "the kept keys are not used"),
         }
-        Self { keys, issuer: issuer.into(), public }
+        let verifier = Verifier::new(keys.clone(), issuer);
+        Self { keys, verifier, public }
     }
 
     /// Whether the request comes from the browser of the route's owner. Without proof it does not.
     pub async fn is_owner(&self, headers: &HeaderMap, route: &Route) -> bool {
-        let Some(token) = single_cookie(headers, edge_cookie_name(self.public.workspaces_secure())) else {
+        let Some(token) = cookies::single(headers, cookies::edge(self.public.workspaces_secure())) else {
             return false;
         };
         let origin = self.public.workspace_origin(route.slug.as_str());
-        match self.keys.verify::<Edge>(Kind::Edge, token, &self.issuer, &origin).await {
-            Ok(claims) => claims.sub == route.account_id.to_string(),
-            Err(error) => {
-                tracing::debug!(%error, "an edge token was not accepted");
-                false
-            }
-        }
+        self.verifier.edge_until_ms(token, &origin, route.account_id).await.is_some()
+    }
+
+    /// Verifies what the portal brings for a workspace.
+    pub fn verifier(&self) -> Verifier {
+        self.verifier.clone()
     }
 
     /// Keeps the keys fresh, and on disk, until `stop`.
     pub async fn refresh(self, dir: Root, stop: Shutdown) {
         let mut written: Option<Snapshot> = None;
         loop {
-            // The cache looks for keys before it looks at the token, and asks authz only when they are due.
-            let _ = self.keys.verify::<Edge>(Kind::Edge, "", &self.issuer, "").await;
+            self.verifier.refresh().await;
             let current = self.keys.current();
             if current.is_some() && current != written {
                 let kept = current.as_ref().map(serde_json::to_vec);

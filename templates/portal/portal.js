@@ -146,9 +146,11 @@
     const kinds = all("input[name=kind]", form);
     const base = form.elements.base_url, model = form.elements.model, key = form.elements.api_key;
     const finding = document.getElementById("finding");
+    // An empty address stands for the provider's own, which is shown. Only what was put there is ever replaced.
+    let put = "";
     const fit = () => {
       const kind = kinds.find((radio) => radio.checked);
-      if (!base.value || kinds.some((radio) => radio.dataset.base === base.value)) base.value = kind.dataset.base;
+      if (!base.value || base.value === put) base.value = put = kind.dataset.base;
       base.required = !kind.dataset.base;
       key.required = "key" in kind.dataset;
       const example = form.querySelector("[data-example]");

@@ -9,13 +9,14 @@ use hyper::body::Incoming;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use service::sse;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Turn};
 use crate::{
     app::App,
-    upstream::{Failure, FailureKind, SILENCE, chat_request, sse, verdict},
+    upstream::{Failure, FailureKind, SILENCE, chat_request, verdict},
 };
 
 /// How often what has come is written down: what a crash can cost at most.
@@ -208,7 +209,9 @@ async fn read_stream(
         let Ok(data) = frame.into_data() else { continue };
         // What came before the end, good or bad, in the same frame is passed on first.
         let (mut piece, mut end) = (String::new(), None);
-        for event in parser.push(&data).map_err(|error| Failure::new(FailureKind::Cut, error))? {
+        for sse::Event { data: event, .. } in
+            parser.push(&data).map_err(|error| Failure::new(FailureKind::Cut, error))?
+        {
             if event == b"[DONE]" {
                 end = Some(Ok(()));
                 break;

@@ -67,9 +67,7 @@ async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<S
     }
     let deleted = app.chats.delete(&id).await.map_err(Problem::unavailable)?;
     if deleted && app.disk.full().is_some() {
-        // Nobody shall wait for it: the file is written anew.
-        let app = app.clone();
-        app.tasks.clone().spawn(async move { app.chats.compact().await });
+        app.make_smaller();
     }
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(no_chat()) }
 }

@@ -7,9 +7,8 @@ use std::{
 
 use clock::{Clock, Entropy};
 use secrecy::SecretString;
+use sign_in::fingerprint;
 use store::Store;
-
-use crate::session::fingerprint;
 
 /// How often a key's use is written down.
 const TOUCH_MS: i64 = 60_000;

@@ -2,11 +2,11 @@
 //! tokens. All of it goes through `out/identity.sock`.
 
 pub mod access;
-pub mod assertion;
 mod door;
+mod keys;
 pub mod registration;
 
 pub use access::AccessTokens;
-pub use assertion::Assertions;
 pub use door::{Door, DoorError};
+pub use keys::verifier;
 pub use registration::Registrar;

@@ -2,8 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
-
-use crate::session::fingerprint;
+use sign_in::fingerprint;
 
 const STYLE: &str = concat!(
     include_str!("../../../templates/shared/base.css"),

@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use locale::Locale;
 use service::Problem;
 
-use crate::{app::App, gateway::Refused, session::guard};
+use crate::{app::App, gateway::Refused, guard};
 use texts::Texts;
 
 /// The longest refusal that is made a page, in bytes.
@@ -40,10 +40,10 @@ pub fn workspace() -> Router<Arc<App>> {
 /// What works without a session: the way in and out, the language, and files that say nothing about anybody.
 pub fn open() -> Router<Arc<App>> {
     Router::new()
-        .route("/auth/start", get(auth::start))
-        .route("/auth/finish", get(auth::finish))
-        .route("/auth/signout", post(auth::sign_out))
-        .route("/auth/signed-out", get(auth::signed_out))
+        .route(sign_in::START, get(auth::start))
+        .route(sign_in::FINISH, get(auth::finish))
+        .route(sign_in::SIGN_OUT, post(auth::sign_out))
+        .route(sign_in::SIGNED_OUT, get(auth::signed_out))
         .route("/language", post(auth::language))
         .route("/assets/style.css", get(assets::style))
         .route("/assets/chat.js", get(assets::script))

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use service::Problem;
 
 use super::{html, texts::Texts};
-use crate::{app::App, gateway::keys::KeyRow, session::guard::see_other, upstream::trial};
+use crate::{app::App, gateway::keys::KeyRow, guard::see_other, upstream::trial};
 
 #[derive(Template)]
 #[template(path = "settings.html")]

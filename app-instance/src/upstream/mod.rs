@@ -1,7 +1,6 @@
 //! The way to the provider: through `out/egress.sock`, and nowhere else. Redirects are not followed.
 
 mod failure;
-pub mod sse;
 pub mod trial;
 mod tunnel;
 pub mod verdict;

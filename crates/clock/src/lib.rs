@@ -4,6 +4,7 @@
 //! operating system's; in a test they are set by hand, so that expiry, rotation and back-off are tested without waiting and
 //! a failing case can be run again.
 
+mod backoff;
 mod entropy;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use backoff::Backoff;
 pub use entropy::Entropy;
 
 /// Where the time comes from: the operating system, or a test. Cloning is cheap and every clone shows the same time.

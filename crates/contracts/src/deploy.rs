@@ -6,7 +6,9 @@
 //! | `POST /api/instances/resolve` | [`ResolveInstance`] | 200 [`Instance`] |
 //! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
 //! | `POST /api/instances/{id}/stop`, `/start`, `/restart`, `/retry` | [`OnBehalfOf`] | 202 [`Instance`] |
-//! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`]: for operators |
+//! | `POST /api/instances/{id}/plan` | [`ChangePlan`] | 202 [`Instance`]: for operators |
+//! | `POST /api/instances/{id}/discard` | [`OnBehalfOf`] | 202 [`Instance`]; 409 `instance_had_owner` when somebody ever had it |
+//! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`], without those that are gone: for operators |
 //! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
 //! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
 //! | `POST /api/egress-refusals` | [`crate::egress::EgressReport`] | 204; from the router |
@@ -17,7 +19,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
+use crate::{AccountId, InstanceId, PlanName, Slug, provider::ProviderConfig};
 
 /// Asks for an instance. The caller chooses the id, so that a repeated call makes nothing twice.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -29,6 +31,18 @@ pub struct RegisterInstance {
     pub account_id: AccountId,
     /// Its name.
     pub slug: Slug,
+    /// Its plan, one of the operator's; absent: the one that sign-ups get. Checked by deploy-control, which names the field
+    /// when there is no such plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+}
+
+/// Gives an instance another plan, whoever owns it. Its data stays.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangePlan {
+    /// The plan, one of the operator's.
+    pub plan: String,
 }
 
 /// Asks for the instance of a person by its name.
@@ -112,6 +126,12 @@ pub struct Instance {
     pub account_id: AccountId,
     /// Where a browser finds it: an origin.
     pub origin: String,
+    /// Its plan.
+    #[serde(default)]
+    pub plan: PlanName,
+    /// Whether it is one to give a provider to: a program that knows nothing of Beaver takes none.
+    #[serde(default = "yes")]
+    pub takes_provider: bool,
     /// What is wanted.
     pub desired: Desired,
     /// What is.
@@ -133,12 +153,17 @@ pub struct Instance {
     pub updated_at_ms: i64,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Why something did not work: a stable code that pages translate, and an English sentence for whom no translation
 /// helps. No path, address or name of anything inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceError {
     /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
-    /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `internal`.
+    /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `plan_missing`, `plan_needs_images`,
+    /// `internal`.
     pub code: String,
     /// One sentence.
     pub detail: String,
@@ -210,6 +235,10 @@ pub enum EventCode {
     Failed,
     /// Somebody wants another attempt.
     RetryRequested,
+    /// The operator gave it another plan; `detail` is its name.
+    PlanRequested,
+    /// It is taken back, with its folders, before anybody had it.
+    DiscardRequested,
     /// It asked for something outside that the rules do not let out; `detail` is the target and, after a space, the
     /// [`crate::egress::RefusalReason`].
     EgressRefused,

@@ -181,6 +181,73 @@ impl fmt::Display for Slug {
 #[error("not an id of this kind")]
 pub struct IdError;
 
+/// The name of a plan: what an instance runs, and with how much. 1 to 40 lower-case letters, digits and inner hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "workspace")]
+pub struct PlanName(String);
+
+/// A text is no name of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a plan's name has 1 to 40 lower-case letters a-z, digits and inner hyphens")]
+pub struct NotAPlanName;
+
+impl PlanName {
+    /// The plan of Beaver's own workspaces, which is always there.
+    pub fn workspace() -> Self {
+        Self("workspace".into())
+    }
+
+    /// Whether it is the plan of Beaver's own workspaces. Every other one names an image that knows nothing of Beaver: it
+    /// takes no owner and no provider, and the router's edge lets people in.
+    pub fn is_workspace(&self) -> bool {
+        self.0 == "workspace"
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for PlanName {
+    fn default() -> Self {
+        Self::workspace()
+    }
+}
+
+impl FromStr for PlanName {
+    type Err = NotAPlanName;
+
+    fn from_str(text: &str) -> Result<Self, NotAPlanName> {
+        let good = (1..=40).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if good { Ok(Self(text.to_owned())) } else { Err(NotAPlanName) }
+    }
+}
+
+impl TryFrom<String> for PlanName {
+    type Error = NotAPlanName;
+
+    fn try_from(text: String) -> Result<Self, NotAPlanName> {
+        text.parse()
+    }
+}
+
+impl From<PlanName> for String {
+    fn from(name: PlanName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for PlanName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
@@ -278,6 +345,17 @@ mod tests {
         for name in RESERVED {
             assert!(Slug::parse(name).is_ok(), "{name} needs no reserving");
         }
+    }
+
+    #[test]
+    fn names_of_plans_are_short_and_plain() {
+        for good in ["workspace", "a", "jupyter-2", &"a".repeat(40)] {
+            assert_eq!(good.parse::<PlanName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "a-", "A", "a b", "a.b", "a/b", "é", &*"a".repeat(41)] {
+            assert!(bad.parse::<PlanName>().is_err(), "{bad}");
+        }
+        assert!(PlanName::default().is_workspace());
     }
 
     #[test]

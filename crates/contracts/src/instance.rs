@@ -15,6 +15,9 @@
 //! | `GET /healthz`, `GET /readyz` | – | 200 [`Readiness`], 503 |
 //! | `GET /metrics` | – | 200, Prometheus' text format |
 //!
+//! Where a route says [`crate::routes::SignIn::Edge`], the router itself answers `login` and `logout`, and there is nothing else
+//! below `/api/auth` and at `/api/provider/test`.
+//!
 //! For browsers, on its own origin: `GET /auth/start?rd=`, `GET /auth/finish?code=`, `POST /auth/signout`, the workspace.
 
 use serde::{Deserialize, Serialize};

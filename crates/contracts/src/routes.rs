@@ -55,6 +55,21 @@ pub struct Route {
     pub account_id: AccountId,
     /// What it can do at present.
     pub state: RouteState,
+    /// Who lets people in.
+    #[serde(default)]
+    pub sign_in: SignIn,
+}
+
+/// Who lets people into an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignIn {
+    /// The instance itself: it knows its owner and takes the portal's hand-off.
+    #[default]
+    Instance,
+    /// The router's edge, for an image that knows nothing of Beaver: nothing reaches it without its owner's session, and every
+    /// request that does carries [`crate::ACCOUNT`], [`crate::SLUG`] and [`crate::USER`], which nobody else can set.
+    Edge,
 }
 
 /// What a router does with a request for an instance.

@@ -14,6 +14,12 @@ use crate::{Problem, telemetry};
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest answer that is read, in bytes: some answers come from a tenant's own program, which may never end one.
 const ANSWER_LIMIT: usize = 4 << 20;
+/// The longest refusal that is read, in bytes.
+const REFUSAL_LIMIT: usize = 16 << 10;
+/// The longest code of a refusal, and the longest name of a field, in bytes.
+const NAME_LIMIT: usize = 64;
+/// As much of a refusal's sentence as is taken over, in characters.
+const DETAIL_LIMIT: usize = 500;
 
 /// Why a call did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +43,7 @@ pub enum CallError {
         #[source]
         source: reqwest::Error,
     },
-    /// It answered something that is no answer to this call.
+    /// It answered something that is no answer to this call, nor a refusal as ours are.
     #[error("{service} answered {status} with something unexpected")]
     Unexpected {
         /// The service called.
@@ -136,7 +142,7 @@ impl ServiceClient {
     pub async fn json<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, CallError> {
         let response = self.send(request).await?;
         let status = response.status().as_u16();
-        let body = self.read(response).await?;
+        let body = self.read(response, ANSWER_LIMIT).await?;
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body).map_err(|_| CallError::Unexpected { service: self.service, status })
     }
@@ -153,18 +159,18 @@ impl ServiceClient {
         }
         let retry_after_s =
             response.headers().get(http::header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-        let body = self.read(response).await?;
-        match serde_json::from_slice::<ProblemDetails>(&body) {
-            Ok(problem) => Err(CallError::Refused { service: self.service, problem: Box::new(problem), retry_after_s }),
-            Err(_) => Err(CallError::Unexpected { service: self.service, status: status.as_u16() }),
+        let body = self.read(response, REFUSAL_LIMIT).await?;
+        match refusal(&body, status.as_u16()) {
+            Some(problem) => Err(CallError::Refused { service: self.service, problem, retry_after_s }),
+            None => Err(CallError::Unexpected { service: self.service, status: status.as_u16() }),
         }
     }
 
-    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, CallError> {
+    async fn read(&self, mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, CallError> {
         let status = response.status().as_u16();
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|source| self.unreachable(source))? {
-            if body.len() + piece.len() > ANSWER_LIMIT {
+            if body.len() + piece.len() > limit {
                 return Err(CallError::Unexpected { service: self.service, status });
             }
             body.extend_from_slice(&piece);
@@ -175,6 +181,27 @@ impl ServiceClient {
     fn unreachable(&self, source: reqwest::Error) -> CallError {
         CallError::Unreachable { service: self.service, source: source.without_url() }
     }
+}
+
+/// The refusal in a body, when it is one as ours are. A tenant's own program may have written it, and what is in it comes
+/// into logs and databases: so it says no more than ours do.
+fn refusal(body: &[u8], status: u16) -> Option<Box<ProblemDetails>> {
+    let mut problem: ProblemDetails = serde_json::from_slice(body).ok()?;
+    if !is_name(&problem.code) {
+        return None;
+    }
+    problem.status = status;
+    problem.field = problem.field.filter(|field| is_name(field));
+    problem.detail = problem.detail.chars().filter(|c| !c.is_control()).take(DETAIL_LIMIT).collect();
+    problem.request_id = problem.request_id.filter(|id| telemetry::acceptable_request_id(id));
+    problem.kind = "about:blank".into();
+    problem.title = http::StatusCode::from_u16(status).ok()?.canonical_reason().unwrap_or("Error").into();
+    Some(Box::new(problem))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_LIMIT).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]
@@ -210,6 +237,42 @@ mod tests {
         // What the sockets hold comes on top of the limit.
         assert!(sent.load(Ordering::Relaxed) < 16 * ANSWER_LIMIT);
         assert_eq!(client.get::<u8>("/short").await.unwrap(), 7);
+        server.abort();
+    }
+
+    #[test]
+    fn a_refusal_says_no_more_than_ours_do() {
+        let body = |code: &str, detail: &str, field: &str| {
+            let problem = serde_json::json!({
+                "title": detail, "status": 200, "code": code, "detail": detail, "field": field, "request_id": detail,
+            });
+            serde_json::to_vec(&problem).unwrap()
+        };
+        let ours = refusal(&body("instance_not_found", "There is none.", "slug"), 404).unwrap();
+        assert_eq!((ours.status, &*ours.code, &*ours.detail), (404, "instance_not_found", "There is none."));
+        assert_eq!(ours.field.as_deref(), Some("slug"));
+        for code in ["", &"a".repeat(65), "two words", "line\nbreak", "Upper", "käse", "a-b"] {
+            assert!(refusal(&body(code, "", "slug"), 404).is_none(), "{code:?}");
+        }
+        let long = refusal(&body(&"a".repeat(64), &"ü\n\u{1b}[2J".repeat(1000), &"f".repeat(65)), 599).unwrap();
+        assert_eq!(
+            (long.detail.chars().count(), long.field, long.request_id, &*long.title),
+            (500, None, None, "Error")
+        );
+        assert!(!long.detail.contains(['\n', '\u{1b}']));
+    }
+
+    #[tokio::test]
+    async fn of_a_refusal_that_is_too_long_nothing_is_kept() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let long =
+            serde_json::json!({ "title": "", "status": 404, "code": "not_found", "detail": "x".repeat(1 << 20) });
+        let answer = move || std::future::ready((http::StatusCode::NOT_FOUND, axum::Json(long.clone())));
+        let server = tokio::spawn(async { axum::serve(listener, Router::new().route("/", get(answer))).await });
+        let client = ServiceClient::new("fake", base, SecretString::from("x"));
+        let refused = client.get::<u8>("/").await.unwrap_err();
+        assert!(matches!(refused, CallError::Unexpected { status: 404, .. }), "{refused:?}");
         server.abort();
     }
 }

@@ -19,8 +19,22 @@ static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     let handle = recorder.handle();
     // Fails only when another recorder is there already; then its numbers are somebody else's to show.
     let _ = metrics::set_global_recorder(recorder);
+    // Without it a histogram that nobody asks for keeps every value that it was ever given.
+    let kept = handle.clone();
+    let upkeep = std::thread::Builder::new().name("metrics".into()).stack_size(64 << 10).spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP);
+            kept.run_upkeep();
+        }
+    });
+    if let Err(error) = upkeep {
+        tracing::warn!(%error, "metrics that nobody asks for will take more and more memory");
+    }
     handle
 });
+
+/// How often the metrics are put together when nobody asks for them.
+const UPKEEP: Duration = Duration::from_secs(30);
 
 /// `/metrics` alone, for who answers the others otherwise. What is counted before this is made is not shown.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>() -> Router<S> {

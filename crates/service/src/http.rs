@@ -125,7 +125,7 @@ pub async fn serve_unix(listener: UnixListener, router: Router, stop: Shutdown) 
         .await
 }
 
-async fn drained(serving: impl Future<Output = std::io::Result<()>>, stop: Shutdown) -> std::io::Result<()> {
+pub(crate) async fn drained(serving: impl Future<Output = std::io::Result<()>>, stop: Shutdown) -> std::io::Result<()> {
     tokio::select! {
         result = serving => result,
         () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {

@@ -59,7 +59,7 @@ impl Problem {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
-            "This cannot be done at the moment. Nothing was changed; try again shortly.",
+            "This cannot be done at the moment. Try again shortly.",
         )
         .retry_after(5)
         .cause(cause)

@@ -6,6 +6,7 @@
 mod example;
 mod files;
 mod public;
+pub mod watched;
 
 use std::{collections::BTreeMap, fs, path::Path, str::FromStr};
 

@@ -34,6 +34,14 @@ impl PublicAddress {
         if portal.path() != "/" {
             return Err(invalid("BEAVER_PORTAL_URL", "it must have no path".into()));
         }
+        // Whoever listens on the way would have the session on the portal that opens every workspace.
+        if scheme == "https" && portal.scheme() != "https" {
+            return Err(Error::Invalid {
+                key: "BEAVER_PORTAL_URL".into(),
+                why: format!("it is {} while DEPLOY_PUBLIC_SCHEME is https", portal.scheme()),
+                cure: "give the portal https as well, or set DEPLOY_PUBLIC_SCHEME=http".into(),
+            });
+        }
         Ok(Self { scheme, base_domain, port: env.parse("DEPLOY_PUBLIC_PORT")?, portal })
     }
 
@@ -84,6 +92,18 @@ mod tests {
         assert_eq!(server.workspace_origin("alice"), "https://alice.apps.example.com");
         assert_eq!(server.portal_origin(), "https://portal.example.com");
         assert!(server.workspaces_secure() && server.portal_secure());
+    }
+
+    #[test]
+    fn https_workspaces_need_an_https_portal() {
+        let with = |portal: &str| {
+            Env::from_pairs([("DEPLOY_PUBLIC_SCHEME", "https"), ("BEAVER_PORTAL_URL", portal)]).public_address()
+        };
+        let error = with("http://portal.example.com").unwrap_err().to_string();
+        assert!(error.starts_with("BEAVER_PORTAL_URL") && error.contains("DEPLOY_PUBLIC_SCHEME"), "{error}");
+        assert!(with("https://portal.example.com").unwrap().portal_secure());
+        // The other way round is somebody's choice: workspaces behind a proxy of their own.
+        assert!(Env::from_pairs([("BEAVER_PORTAL_URL", "https://portal.example.com")]).public_address().is_ok());
     }
 
     #[test]

@@ -11,15 +11,13 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use service::stall::{STALL, Stall, Taken};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::framing::{Framing, Refusal, Step};
 
@@ -28,8 +26,6 @@ pub const REFUSED: &str = "BEAVER-REFUSED";
 
 /// How long the first head of a connection may take, and every other one from its first byte.
 const HEAD: Duration = Duration::from_secs(20);
-/// How long a body may bring nothing, or a client take nothing.
-const STALL: Duration = Duration::from_secs(60);
 const READ_BYTES: usize = 8 << 10;
 /// How much of what follows a refused head is read.
 const MAX_DISCARDED: usize = 256 << 10;
@@ -56,7 +52,7 @@ impl Switch {
 
 /// A client's connection, guarded.
 pub struct Guard<S> {
-    io: S,
+    io: Taken<S>,
     framing: Framing,
     switch: Switch,
     /// Bytes read; the first `good` of them may pass.
@@ -69,14 +65,13 @@ pub struct Guard<S> {
     begun: bool,
     heading: Stall,
     reading: Stall,
-    writing: Stall,
 }
 
 impl<S> Guard<S> {
     /// Guards `io`.
     pub fn new(io: S, switch: Switch) -> Self {
         Self {
-            io,
+            io: Taken::new(io),
             framing: Framing::default(),
             switch,
             buffer: BytesMut::new(),
@@ -87,7 +82,6 @@ impl<S> Guard<S> {
             begun: false,
             heading: Stall::default(),
             reading: Stall::default(),
-            writing: Stall::default(),
         }
     }
 
@@ -211,22 +205,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Guard<S> {
-    fn written<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.writing.clear();
-            return polled;
-        }
-        ready!(self.writing.poll(cx, STALL))?;
-        Poll::Pending
-    }
-}
-
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.written(cx, polled)
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -234,9 +215,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
-        this.written(cx, polled)
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -244,30 +223,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_flush(cx);
-        this.written(cx, polled)
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
-
-/// A timer that runs while nothing moves; there is none, and no memory for one, while something does.
-#[derive(Default)]
-struct Stall(Option<Pin<Box<Sleep>>>);
-
-impl Stall {
-    /// Pending until the timer has run for so long, then an error.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<io::Result<()>> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    fn clear(&mut self) {
-        self.0 = None;
     }
 }
 

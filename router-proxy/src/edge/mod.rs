@@ -2,23 +2,23 @@
 
 pub mod forwarded;
 pub mod framing;
+mod gate;
 pub mod guard;
 pub mod headers;
 pub mod host;
 pub mod paths;
-mod places;
 pub mod service;
 mod websocket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ::service::places::{Place, Places};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{App, drain::Drain};
 use guard::{Guard, Switch};
-use places::{Place, Places};
 
 /// The most connections of clients at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 20_000;

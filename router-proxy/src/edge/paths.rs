@@ -5,17 +5,27 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Paths that only Beaver itself may ask an instance for, and what is under them.
+/// Paths that only Beaver itself may ask an instance for, and what is under them. The first two mean something to an instance
+/// of its own alone.
 const PRIVATE: [&str; 4] = ["/api/auth", "/api/provider/test", "/metrics", "/readyz"];
 /// Who decodes more often than this finds something else than anybody meant.
 const MAX_DECODES: usize = 4;
 
 /// Whether a raw path could be read as one that is not for the public.
 pub fn is_private(path: &str) -> bool {
+    could_be(path, &PRIVATE)
+}
+
+/// Whether it could be read as one that only an instance of Beaver's own understands.
+pub fn is_for_instances(path: &str) -> bool {
+    could_be(path, &PRIVATE[..2])
+}
+
+fn could_be(path: &str, private: &[&str]) -> bool {
     // Nearly every path has nothing in it that could be read in two ways.
     let mut reading = path.to_ascii_lowercase();
     for _ in 0..MAX_DECODES {
-        if looks_private(&reading) {
+        if looks_private(&reading, private) {
             return true;
         }
         if !reading.contains('%') {
@@ -31,7 +41,7 @@ pub fn is_private(path: &str) -> bool {
     true
 }
 
-fn looks_private(path: &str) -> bool {
+fn looks_private(path: &str, private: &[&str]) -> bool {
     // As written, with parameters and all, and with dots resolved: each is somebody's reading.
     let end = path.find(['?', '#', '\0']).unwrap_or(path.len());
     let segments = |resolve: bool| {
@@ -46,7 +56,7 @@ fn looks_private(path: &str) -> bool {
         kept
     };
     [segments(true), segments(false)].iter().any(|kept| {
-        PRIVATE.iter().any(|private| {
+        private.iter().any(|private| {
             let mut wanted = private.split('/').filter(|s| !s.is_empty());
             let mut kept = kept.iter();
             wanted.all(|segment| kept.next() == Some(&segment))

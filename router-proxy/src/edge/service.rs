@@ -3,17 +3,23 @@
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use axum::extract::FromRequestParts;
-use contracts::routes::{Route, RouteState};
+use contracts::routes::{Route, RouteState, SignIn};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use locale::Locale;
 use serde_json::json;
+use sign_in::{Redirect, Session};
 
-use super::{Conn, forwarded, framing::Refusal, guard, headers, host, paths, websocket};
+use super::{
+    Conn, forwarded,
+    framing::Refusal,
+    gate::{self, Verdict},
+    guard, headers, host, paths, websocket,
+};
 use crate::{
     App,
-    body::{Body, Passing},
+    body::{Body, Passing, Until},
     drain::Drain,
     pages::{self, Form, Said},
     upstream::UpstreamError,
@@ -94,23 +100,21 @@ impl Exchange {
         if let Some(name) = parts.uri.path().strip_prefix(pages::OWN) {
             return self.own(name, &parts, &route, form).await;
         }
-        if !parts.uri.path().starts_with('/') || paths::is_private(parts.uri.path()) {
+        if !parts.uri.path().starts_with('/') {
             return self.say(Said::NotFound, form);
         }
-        match route.state {
-            RouteState::Running => {}
-            state => {
-                let said = match state {
-                    RouteState::Stopped => Said::Stopped,
-                    RouteState::Failed => Said::Failed,
-                    _ => Said::Starting,
-                };
-                return self.say_to_owner(said, &parts, &route, form).await;
-            }
+        if route.sign_in == SignIn::Edge {
+            return self.guarded(parts, body, &route, &authority, form).await;
+        }
+        if paths::is_private(parts.uri.path()) {
+            return self.say(Said::NotFound, form);
+        }
+        if let Some(said) = instead(route.state) {
+            return self.say_to_owner(said, &parts, &route, form).await;
         }
         // What the owner is recognised by is needed only when there is no answer to pass on.
         let cookies = parts.headers.get_all(header::COOKIE).iter().cloned().collect::<Vec<_>>();
-        match self.pass(parts, body, &route, &authority).await {
+        match self.pass(parts, body, &route, &authority, None).await {
             Ok(response) => response,
             Err(said) => {
                 let mut parts = Request::new(()).into_parts().0;
@@ -125,27 +129,76 @@ impl Exchange {
         }
     }
 
-    /// Passes the request to the instance, and the answer back.
+    /// For a program that knows nothing of Beaver: lets its owner in, and nobody else.
+    async fn guarded(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        route: &Route,
+        authority: &str,
+        form: Form,
+    ) -> Response<Body> {
+        let session = match gate::judge(&self.app.sign_in(route), &parts).await {
+            Verdict::Pass(session) => session,
+            Verdict::Say(said) => return self.say(said, form),
+            Verdict::Redirect(to) => return self.redirect(to, form),
+        };
+        // Whoever comes so far is the owner.
+        if let Some(said) = instead(route.state) {
+            return self.say(said, form);
+        }
+        let passed = tokio::select! {
+            passed = self.pass(parts, body, route, authority, Some(&session)) => passed,
+            () = session.over.cancelled() => Err(Said::NoSession),
+        };
+        match passed {
+            Ok(response) => response.map(|body| Until::new(body, session.over).boxed_unsync()),
+            Err(said) => self.say(said, form),
+        }
+    }
+
+    fn redirect(&self, to: Redirect, form: Form) -> Response<Body> {
+        let headers = match to.headers() {
+            Ok(headers) => headers,
+            // Not met: the location was checked, and everything else is ours.
+            Err(error) => {
+                tracing::error!(%error, "a redirect that fits no header");
+                return self.say(Said::NotFound, form);
+            }
+        };
+        let mut response = Response::new(crate::body::empty());
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// Passes the request to the instance, and the answer back; with whose session, where that is the router's to know.
     async fn pass(
         &self,
         mut parts: Parts,
         body: Incoming,
         route: &Route,
         authority: &str,
+        session: Option<&Session>,
     ) -> Result<Response<Body>, Said> {
         let config = &self.app.config;
+        let host = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
         let secure = config.public.workspaces_secure();
         let client = forwarded::client(self.conn.peer, &parts.headers, &config.trusted_proxies, secure);
+        let asked = websocket::is_asked(&parts);
         let mut request = Request::from_parts(parts, ());
-        let switching = websocket::is_asked(&request).then(|| hyper::upgrade::on(&mut request));
+        let switching = asked.then(|| hyper::upgrade::on(&mut request));
         parts = request.into_parts().0;
         parts.extensions.clear();
 
         headers::remove_hop_by_hop(&mut parts.headers);
-        headers::remove_ours(&mut parts.headers);
+        headers::remove_ours(&mut parts.headers, route.sign_in);
         // Answered here, when the body is first asked for.
         parts.headers.remove(header::EXPECT);
         forwarded::write(&mut parts.headers, client, authority);
+        if session.is_some() {
+            headers::identify(&mut parts.headers, route);
+        }
         parts.headers.insert(header::HOST, HeaderValue::from_str(authority).map_err(|_| Said::BadRequest)?);
         parts
             .headers
@@ -167,13 +220,14 @@ impl Exchange {
                 tracing::info!(instance = %route.instance_id, "the instance switched protocols unasked");
                 return Err(Said::Unreachable);
             };
-            websocket::tunnel(client, hyper::upgrade::on(&mut response), Arc::clone(&self.conn), &self.drain);
+            let over = session.map(|session| session.over.clone()).unwrap_or_default();
+            websocket::tunnel(client, hyper::upgrade::on(&mut response), Arc::clone(&self.conn), &self.drain, over);
             self.conn.switch.switched();
-            headers::clean_response(response.headers_mut());
+            headers::clean_response(response.headers_mut(), route.sign_in, host);
             websocket::write(response.headers_mut());
             return Ok(response.map(|_| crate::body::empty()));
         }
-        headers::clean_response(response.headers_mut());
+        headers::clean_response(response.headers_mut(), route.sign_in, host);
         Ok(response)
     }
 
@@ -231,6 +285,16 @@ impl Exchange {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// What is said in the place of an instance that does not run.
+fn instead(state: RouteState) -> Option<Said> {
+    match state {
+        RouteState::Running => None,
+        RouteState::Stopped => Some(Said::Stopped),
+        RouteState::Failed => Some(Said::Failed),
+        RouteState::Starting | RouteState::Deleted => Some(Said::Starting),
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 
 use super::Conn;
 use crate::{
@@ -14,12 +15,12 @@ use crate::{
 };
 
 /// Whether a request asks for a WebSocket.
-pub fn is_asked<B>(request: &Request<B>) -> bool {
-    let connection = request.headers().get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    request.method() == Method::GET
-        && request.version() == Version::HTTP_11
+pub fn is_asked(request: &Parts) -> bool {
+    let connection = request.headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    request.method == Method::GET
+        && request.version == Version::HTTP_11
         && connection.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-        && names_websocket(request.headers())
+        && names_websocket(&request.headers)
 }
 
 /// Whether an answer grants one.
@@ -41,8 +42,9 @@ pub fn write(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Copies both ways until both sides have ended; an end on one side is passed on and the other may go on.
-pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain) {
+/// Copies both ways until both sides have ended, or `over` is cancelled; an end on one side is passed on and the other may
+/// go on.
+pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain, over: CancellationToken) {
     let of_tunnel = drain.clone();
     drain.tracker.spawn(async move {
         let open = metrics::gauge!("router_open_tunnels");
@@ -50,6 +52,7 @@ pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &D
         let activity = Activity::new();
         tokio::select! {
             () = of_tunnel.cut.cancelled() => {}
+            () = over.cancelled() => {}
             // A WebSocket has no natural end to wait for: at the end of the router, a pause is as good.
             () = async { of_tunnel.stop.cancelled().await; activity.silent(QUIET).await } => {}
             ended = copy(client, instance, &activity) => if let Err(error) = ended {

@@ -54,6 +54,9 @@ pub enum DialError {
     /// It took too long.
     #[error("it did not answer in time")]
     Timeout,
+    /// It might be this host's own.
+    #[error("this host's own addresses are not known yet")]
+    NotYet,
 }
 
 /// A connection, and to which address of its target.
@@ -98,12 +101,17 @@ impl Dialer {
             target::Host::Address(address) => vec![*address],
             target::Host::Name(name) => self.resolve(tenant, name).await?,
         };
-        self.own.ready().await;
+        let known = self.own.known().await;
         let mut refused = None;
         let mut failed = None;
         for address in found.into_iter().take(MAX_ADDRESSES) {
             if let Err(reason) = rules.check(target, address, self.own.contains(address)) {
                 refused.get_or_insert(reason);
+                continue;
+            }
+            // Where this host's names lead is not known yet, and it may be there.
+            if !known && rules.check(target, address, true).is_err() {
+                failed = Some(DialError::NotYet);
                 continue;
             }
             let until = deadline.min(Instant::now() + ONE);

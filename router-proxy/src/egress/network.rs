@@ -24,7 +24,8 @@ pub type Outside = Either<TcpStream, TokioIo<Upgraded>>;
 
 /// The network as the proxy uses it; a test has its own.
 pub trait Network: Send + Sync {
-    /// The addresses of a name. Whoever drops the future ends the work.
+    /// The addresses of a name; [`io::ErrorKind::NotFound`] when the answer is that it has none. Whoever drops the future ends
+    /// the work.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
     /// A connection to exactly this address.
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,12 +30,17 @@ use super::{
 const AGAIN: Duration = Duration::from_secs(300);
 /// How soon, after one of them could not be.
 const RETRY: Duration = Duration::from_secs(60);
+/// How soon, as long as one of them was never answered.
+const SOON: Duration = Duration::from_secs(2);
 /// How long an address counts after a name led to it last: names may lead to a few in turn.
 const KEPT: Duration = Duration::from_secs(3600);
-/// How many such addresses are kept.
+/// How many addresses of one name are kept.
 const MAX_FOUND: usize = 64;
-/// How long the first connections wait for the names.
+/// How long a name is resolved, and how long a connection waits for that.
 const FIRST: Duration = Duration::from_secs(5);
+/// How long after the start nothing goes out that might lead here. A name that is never answered, because its zone is broken
+/// or not for this resolver, would otherwise keep everybody in for good.
+const GRACE: Duration = Duration::from_secs(60);
 /// A label under the base domain that is nobody's slug: it leads to where all of them lead.
 const ANY_LABEL: &str = "egress";
 /// The prefix of an IPv6 network that one link has (RFC 7421); the host takes addresses in it as it likes.
@@ -45,40 +51,76 @@ pub struct Own {
     given: Vec<IpNet>,
     names: Vec<String>,
     network: Arc<dyn Network>,
-    found: Mutex<HashMap<IpAddr, Instant>>,
-    looked: watch::Sender<bool>,
+    /// Where each of the names leads.
+    led: Mutex<Vec<Led>>,
+    /// Whether each of them was answered.
+    known: watch::Sender<bool>,
+    begun: Instant,
+}
+
+/// Where a name leads.
+#[derive(Default)]
+struct Led {
+    /// Whether it was ever answered, be it by "nowhere".
+    answered: bool,
+    to: HashMap<IpAddr, Instant>,
+}
+
+impl Led {
+    /// Only an answer takes an address away, and only one that the name has not led to for long.
+    fn answered(&mut self, addresses: &[IpAddr]) {
+        self.answered = true;
+        self.to.retain(|_, since| since.elapsed() < KEPT);
+        for address in addresses.iter().map(IpAddr::to_canonical) {
+            if self.to.contains_key(&address) || self.to.len() < MAX_FOUND {
+                self.to.insert(address, Instant::now());
+            }
+        }
+    }
 }
 
 impl Own {
     /// The `given` ones, those of the interfaces that `network` sees, and those that `names` lead to, as soon as
     /// [`Own::keep`] has looked.
     pub fn new(given: Vec<IpNet>, names: Vec<String>, network: Arc<dyn Network>) -> Self {
-        let looked = watch::Sender::new(names.is_empty());
-        Self { given, names, network, found: Mutex::default(), looked }
+        let known = watch::Sender::new(names.is_empty());
+        let led = names.iter().map(|_| Led::default()).collect();
+        Self { given, names, network, led: Mutex::new(led), known, begun: Instant::now() }
     }
 
-    /// Whether an address is this host's own.
+    /// Whether an address is this host's own, as far as is known.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.given.iter().any(|net| net.contains(&address))
             || self.network.is_own(address)
-            || self.found().get(&address).is_some_and(|since| since.elapsed() < KEPT)
+            || self.led().iter().any(|led| led.to.contains_key(&address))
     }
 
-    /// Waits until the names have been looked at once, for a few seconds at most.
-    pub async fn ready(&self) {
-        let mut looked = self.looked.subscribe();
-        // The sender is as old as we are.
-        let _ = timeout(FIRST, looked.wait_for(|looked| *looked)).await;
+    /// Waits, for a few seconds at most, until it is known where the names lead; whether it is, or will not be.
+    pub async fn known(&self) -> bool {
+        let mut known = self.known.subscribe();
+        let waiting = async { known.wait_for(|known| *known).await.is_ok() };
+        // After the grace it is what it is.
+        let left = GRACE.saturating_sub(self.begun.elapsed());
+        timeout(FIRST.min(left), waiting).await.unwrap_or(self.begun.elapsed() >= GRACE)
     }
 
     /// Resolves the names now and again, until `stop`.
     pub async fn keep(self: Arc<Self>, stop: Shutdown) {
+        let mut warned = false;
         loop {
             let pause = tokio::select! {
                 pause = self.look() => pause,
                 () = stop.cancelled() => return,
             };
+            let in_the_dark = !*self.known.borrow() && self.begun.elapsed() >= GRACE;
+            if in_the_dark && !std::mem::replace(&mut warned, true) {
+                tracing::warn!(
+                    names = self.names.join(" "),
+                    "a name of this server is not answered: instances may reach the address behind it; \
+                     say which it is with BEAVER_HOST_ADDRESSES"
+                );
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
@@ -91,36 +133,34 @@ impl Own {
     async fn look(&self) -> Duration {
         let looking = self.names.iter().map(|name| timeout(FIRST, self.network.resolve(name)));
         let answers = join_all(looking).await;
-        let mut found = self.found();
-        found.retain(|_, since| since.elapsed() < KEPT);
+        let mut led = self.led();
         let mut failed = false;
-        for (name, answer) in self.names.iter().zip(answers) {
-            match answer {
-                Ok(Ok(addresses)) => {
-                    for address in addresses {
-                        let known = found.contains_key(&address.to_canonical());
-                        if known || found.len() < MAX_FOUND {
-                            found.insert(address.to_canonical(), Instant::now());
-                        }
-                    }
-                }
-                Ok(Err(error)) => {
+        for ((name, led), answer) in self.names.iter().zip(led.iter_mut()).zip(answers) {
+            match answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(addresses) => led.answered(&addresses),
+                Err(error) => {
                     failed = true;
                     tracing::debug!(name, %error, "a name of this server does not resolve");
-                }
-                Err(_) => {
-                    failed = true;
-                    tracing::debug!(name, "a name of this server does not resolve in time");
+                    if error.kind() == io::ErrorKind::NotFound {
+                        led.answered(&[]);
+                    }
                 }
             }
         }
-        self.looked.send_replace(true);
-        if failed { RETRY } else { AGAIN }
+        let known = led.iter().all(|led| led.answered);
+        if known {
+            self.known.send_replace(true);
+        }
+        match (failed, known) {
+            (false, _) => AGAIN,
+            (true, false) if self.begun.elapsed() < GRACE => SOON,
+            (true, _) => RETRY,
+        }
     }
 
-    fn found(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+    fn led(&self) -> MutexGuard<'_, Vec<Led>> {
         // Nothing panics under the lock.
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        self.led.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,7 +201,7 @@ fn network(address: IpAddr, prefix_len: u8) -> IpNet {
 ///
 /// # Errors
 /// When the operating system does not list the interfaces.
-pub fn of_interfaces() -> std::io::Result<Vec<IpNet>> {
+pub fn of_interfaces() -> io::Result<Vec<IpNet>> {
     let mut nets: Vec<IpNet> = if_addrs::get_if_addrs()?
         .into_iter()
         .filter(|interface| !interface.is_loopback())
@@ -180,7 +220,7 @@ pub fn of_interfaces() -> std::io::Result<Vec<IpNet>> {
 ///
 /// # Errors
 /// As [`of_interfaces`].
-pub fn public_of_interfaces() -> std::io::Result<Vec<IpNet>> {
+pub fn public_of_interfaces() -> io::Result<Vec<IpNet>> {
     let mut nets = of_interfaces()?;
     nets.retain(|net| classify(net.addr()) == Class::Public);
     Ok(nets)

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
-use contracts::{InstanceId, egress::MAX_TARGET};
+use contracts::{InstanceId, egress::MAX_TARGET, routes::SignIn};
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
@@ -117,7 +117,7 @@ impl Egress {
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         headers::remove_hop_by_hop(&mut parts.headers);
-        headers::remove_ours(&mut parts.headers);
+        headers::remove_ours(&mut parts.headers, SignIn::Instance);
         parts.headers.remove(header::EXPECT);
         let path = parts.uri.path_and_query().cloned();
         parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
@@ -148,7 +148,8 @@ impl Egress {
         let answer = tokio::time::timeout(FIRST_BYTE, sender.send_request(request)).await;
         let response = answer.map_err(|_| Refusal::timeout(&target))?.map_err(broken)?;
         let mut response = response.map(|body| Passing::new(body, || ()).boxed_unsync());
-        headers::clean_response(response.headers_mut());
+        // Whose cookies these are is the instance's own business.
+        headers::clean_response(response.headers_mut(), SignIn::Instance, "");
         Ok(response)
     }
 

@@ -108,6 +108,11 @@ impl Refusal {
                 Self::new(StatusCode::BAD_GATEWAY, code, kind, "The operator's proxy does not work", detail)
             }
             DialError::Timeout => Self::timeout(target),
+            DialError::NotYet => {
+                let detail = "This server has just started and is finding out which addresses are its own. Try again in a minute.";
+                let (code, kind) = ("egress_not_yet", "proxy_internal_error");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, kind, "Not yet, try again in a minute", detail.into())
+            }
         };
         tracing::debug!(cause = format!("{:#}", anyhow::Error::from(error)), "no connection to the outside");
         refusal

@@ -50,7 +50,8 @@ impl Resolver {
     /// The addresses of a name, IPv4 ones first.
     ///
     /// # Errors
-    /// When it has none, when no server answers, and when the host's settings cannot be read.
+    /// [`io::ErrorKind::NotFound`] when it has none; another one when no server answers, and when the host's settings cannot be
+    /// read.
     pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         if target::is_local(name) {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
@@ -77,7 +78,10 @@ impl Resolver {
 }
 
 async fn lookup(resolver: TokioResolver, name: &str) -> io::Result<Vec<IpAddr>> {
-    let found = resolver.lookup_ip(name).await.map_err(io::Error::other)?;
+    let found = resolver.lookup_ip(name).await.map_err(|error| {
+        let kind = if error.is_no_records_found() { io::ErrorKind::NotFound } else { io::ErrorKind::Other };
+        io::Error::new(kind, error)
+    })?;
     let mut addresses: Vec<IpAddr> = found.iter().collect();
     // Where there is no IPv6, that is known at once; a broken IPv6 is not.
     addresses.sort_by_key(IpAddr::is_ipv6);

@@ -41,6 +41,14 @@ pub enum Said {
     Unreachable,
     /// To the owner: it did not answer in time.
     Timeout,
+    /// Nobody is signed in here, or not any more.
+    NoSession,
+    /// A code for signing in that is none, or not in this browser.
+    CodeInvalid,
+    /// Somebody has signed out.
+    SignedOut,
+    /// Another origin's page asked for something.
+    CrossOrigin,
 }
 
 impl Said {
@@ -53,6 +61,10 @@ impl Said {
             Self::Unavailable | Self::Starting | Self::Stopped | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoSession => StatusCode::UNAUTHORIZED,
+            Self::CodeInvalid => StatusCode::BAD_REQUEST,
+            Self::SignedOut => StatusCode::OK,
+            Self::CrossOrigin => StatusCode::FORBIDDEN,
         }
     }
 
@@ -72,6 +84,10 @@ impl Said {
             Self::Failed => "workspace_failed",
             Self::Unreachable => "workspace_unreachable",
             Self::Timeout => "workspace_timeout",
+            Self::NoSession => "session_ended",
+            Self::CodeInvalid => "code_invalid",
+            Self::SignedOut => "signed_out",
+            Self::CrossOrigin => "cross_origin",
         }
     }
 
@@ -107,12 +123,16 @@ pub fn form(path: &str, headers: &HeaderMap, locale: Locale) -> Form {
     if path == "/v1" || path.starts_with("/v1/") {
         return Form::OpenAi;
     }
-    let accepts_html = headers
+    if accepts_html(headers) && !path.starts_with("/api/") { Form::Page(locale) } else { Form::Problem }
+}
+
+/// Whether a page is an answer.
+pub fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|line| line.to_str().ok())
-        .any(|line| line.to_ascii_lowercase().contains("text/html"));
-    if accepts_html && !path.starts_with("/api/") { Form::Page(locale) } else { Form::Problem }
+        .any(|line| line.to_ascii_lowercase().contains("text/html"))
 }
 
 #[derive(Template)]

@@ -91,6 +91,30 @@ fn english(said: Said) -> Words {
             "Try again. If it stays this way, restart the workspace in the portal.",
             Some("Go to the portal"),
         ),
+        Said::NoSession => (
+            "You are not signed in here",
+            "This needs a session of this workspace, and there is none, or it has ended.",
+            "Open the workspace again from the portal. A program cannot sign in here.",
+            Some("Go to the portal"),
+        ),
+        Said::CodeInvalid => (
+            "This sign-in link no longer works",
+            "It was used already, is too old, or was begun in another browser.",
+            "Open the workspace again; you stay signed in at the portal.",
+            Some("Go to the portal"),
+        ),
+        Said::SignedOut => (
+            "You have left the workspace",
+            "You may still be signed in at the portal.",
+            "If others use this computer, sign out there too.",
+            Some("Go to the portal"),
+        ),
+        Said::CrossOrigin => (
+            "This was not allowed",
+            "It must be sent from a page of this workspace.",
+            "Go to the workspace and do it there.",
+            None,
+        ),
     }
 }
 
@@ -140,5 +164,26 @@ fn chinese(said: Said) -> Words {
             "请重试。如果一直如此，请在门户中重启工作区。",
             Some("前往门户"),
         ),
+        Said::NoSession => (
+            "你尚未登录这个工作区",
+            "这需要先登录这个工作区；你还没有登录，或者登录已失效。",
+            "请从门户重新打开工作区。程序无法在这里登录。",
+            Some("前往门户"),
+        ),
+        Said::CodeInvalid => (
+            "这个登录链接已失效",
+            "它已被使用、已过期，或是在另一个浏览器里发起的。",
+            "请重新打开工作区，你在门户的登录不受影响。",
+            Some("前往门户"),
+        ),
+        Said::SignedOut => (
+            "你已退出工作区",
+            "你在门户可能仍处于登录状态。",
+            "如果这台电脑还有别人使用，请在门户也退出登录。",
+            Some("前往门户"),
+        ),
+        Said::CrossOrigin => {
+            ("不允许这样操作", "这个请求必须从本工作区的页面发出。", "请进入工作区后在那里操作。", None)
+        }
     }
 }

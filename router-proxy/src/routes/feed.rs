@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use clock::Entropy;
+use clock::{Backoff, Entropy};
 use contracts::routes::{PATH, RouteMessage};
 use http::Method;
 use service::{ServiceClient, Shutdown};
@@ -15,12 +15,12 @@ const SILENCE: Duration = Duration::from_secs(40);
 const CONNECT: Duration = Duration::from_secs(10);
 /// One line: a snapshot of some ten thousand routes has 2 MB.
 const MAX_LINE_BYTES: usize = 64 << 20;
-const FIRST_DELAY_MS: u64 = 200;
-const LAST_DELAY_MS: u64 = 10_000;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Follows the feed until `stop`, connecting again whenever it ends or makes no sense.
 pub async fn follow(client: ServiceClient, table: Arc<Table>, entropy: Entropy, stop: Shutdown) {
-    let mut delay_ms = FIRST_DELAY_MS;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let mut applied = Applier::default();
         let ended = tokio::select! {
@@ -32,10 +32,11 @@ pub async fn follow(client: ServiceClient, table: Arc<Table>, entropy: Entropy, 
             tracing::warn!(cause = format!("{error:#}"), "the route feed ended; connecting again");
         }
         // Only a connection that brought something proves the other side well; one that just closes must not be stormed.
-        delay_ms = if applied.messages > 1 { FIRST_DELAY_MS } else { (delay_ms * 2).min(LAST_DELAY_MS) };
-        let jittered = delay_ms / 2 + entropy.below(delay_ms / 2 + 1);
+        if applied.messages > 1 {
+            backoff.reset();
+        }
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(jittered)) => {}
+            () = tokio::time::sleep(backoff.next(&entropy)) => {}
             () = stop.cancelled() => return,
         }
     }

@@ -8,7 +8,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use contracts::routes::{Route, RouteSnapshot, RouteState};
+use contracts::{
+    InstanceId,
+    routes::{Route, RouteSnapshot, RouteState},
+};
 use tokio::sync::watch;
 
 /// The routes in memory. Looking one up takes no longer than a hash.
@@ -36,6 +39,11 @@ impl Table {
     /// The route of a name, whatever its state.
     pub fn get(&self, slug: &str) -> Option<Arc<Route>> {
         self.read().by_slug.get(slug).cloned()
+    }
+
+    /// The route to an instance, whatever its state. It looks through all of them: for what is asked rarely.
+    pub fn find(&self, id: InstanceId) -> Option<Arc<Route>> {
+        self.read().by_slug.values().find(|route| route.instance_id == id).cloned()
     }
 
     /// Every route.

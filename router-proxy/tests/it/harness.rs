@@ -18,7 +18,7 @@ use bytes::Bytes;
 use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, Slug,
-    routes::{Route, RouteMessage, RouteSnapshot, RouteState},
+    routes::{Route, RouteMessage, RouteSnapshot, RouteState, SignIn},
 };
 use futures_util::future::BoxFuture;
 use router_proxy::{Router, config::Config, egress::Network};
@@ -56,6 +56,8 @@ pub struct Plan {
     pub data: Option<Arc<TempDir>>,
     /// Whether deploy-control is there.
     pub deploy: bool,
+    /// authz's key; a new one when there is none.
+    pub key: Option<Arc<token::SigningKey>>,
 }
 
 impl Default for Plan {
@@ -66,6 +68,7 @@ impl Default for Plan {
             routes: vec![route("alice", 1, RouteState::Running)],
             data: None,
             deploy: true,
+            key: None,
         }
     }
 }
@@ -80,7 +83,13 @@ pub fn account(n: u128) -> AccountId {
 
 /// The route of the n-th instance, whose owner is the n-th account.
 pub fn route(slug: &str, n: u128, state: RouteState) -> Route {
-    Route { slug: Slug::parse(slug).unwrap(), instance_id: id(n), account_id: account(n), state }
+    Route {
+        slug: Slug::parse(slug).unwrap(),
+        instance_id: id(n),
+        account_id: account(n),
+        state,
+        sign_in: SignIn::Instance,
+    }
 }
 
 impl House {
@@ -91,7 +100,7 @@ impl House {
     pub async fn with(plan: Plan) -> Self {
         let data = plan.data.unwrap_or_else(|| Arc::new(TempDir::new().unwrap()));
         let deploy = Deploy::start(plan.routes.clone(), plan.deploy).await;
-        let authz = Authz::start().await;
+        let authz = Authz::start(plan.key).await;
         for route in &plan.routes {
             folders(data.path(), route.instance_id);
         }
@@ -228,6 +237,8 @@ pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), marker: &str) -> 
 pub struct Answer {
     pub status: u16,
     pub headers: HashMap<String, String>,
+    /// What it sets, without attributes.
+    pub cookies: HashMap<String, String>,
     pub body: String,
 }
 
@@ -236,11 +247,16 @@ impl Answer {
         let (head, body) = raw.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {raw:?}"));
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines
+        let lines: Vec<_> = lines
             .map(|line| line.split_once(':').unwrap())
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Self { status, headers, body: body.to_owned() }
+        let set = lines.iter().filter(|(name, _)| name == "set-cookie");
+        let cookies = set
+            .filter_map(|(_, line)| line.split(';').next()?.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Self { status, headers: lines.into_iter().collect(), cookies, body: body.to_owned() }
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -381,18 +397,44 @@ async fn feed(State(deploy): State<Deploy>, headers: http::HeaderMap) -> Respons
 /// An authz that has keys, and says what it was asked.
 pub struct Authz {
     pub address: SocketAddr,
-    pub key: token::SigningKey,
+    pub key: Arc<token::SigningKey>,
 }
 
 impl Authz {
-    async fn start() -> Self {
+    async fn start(key: Option<Arc<token::SigningKey>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let key = token::SigningKey::generate(&Entropy::system()).unwrap();
+        let key = key.unwrap_or_else(|| Arc::new(token::SigningKey::generate(&Entropy::system()).unwrap()));
         let keys = token::KeySet::new([key.public()]);
         let app = echo().route("/.well-known/jwks.json", get(async move || axum::Json(keys)));
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { address, key }
+    }
+
+    /// Claims about the n-th account that the workspace at this origin accepts; tests spoil them.
+    pub fn claims(
+        &self,
+        n: u128,
+        origin: &str,
+        purpose: token::Purpose,
+        sid: Option<&str>,
+        bind: Option<&str>,
+    ) -> token::AssertionClaims {
+        let now = Clock::system();
+        let (sid, bind) = (sid.map(str::to_owned), bind.map(str::to_owned));
+        token::AssertionClaims {
+            iss: "http://beaver-authz-service:19090".into(),
+            sub: account(n).to_string(),
+            aud: origin.into(),
+            iat: now.now_s(),
+            exp: now.now_s() + 60,
+            jti: Entropy::system().token(),
+            extra: token::Assertion { sid, purpose, bind, at_ms: Some(now.now_ms()) },
+        }
+    }
+
+    pub fn sign(&self, claims: &token::AssertionClaims) -> String {
+        self.key.sign(token::Kind::Assertion, claims).unwrap()
     }
 
     /// An edge token of the n-th account for this origin.

@@ -17,6 +17,9 @@ async fn an_instance_is_reached_as_beavers_own_whatever_its_route() {
     assert!(!answer.body.contains(TOKEN), "the service token stays here");
     assert!(answer.body.contains(&format!("x-request-id: {}\n", answer.headers["x-request-id"])));
 
+    let answer = Answer::parse(&house.internal_get(&format!("/instances/{}/", id(2)), Some(TOKEN)).await);
+    assert!(answer.status == 200 && answer.body.starts_with("GET /\n"), "its first page: {}", answer.body);
+
     let request = format!(
         "POST /instances/{}/echo HTTP/1.1\r\nhost: r\r\nconnection: close\r\nauthorization: Bearer {TOKEN}\r\n\
          content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}",

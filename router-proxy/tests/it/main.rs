@@ -4,6 +4,7 @@ mod harness;
 
 mod doors;
 mod feed;
+mod gate;
 mod internal;
 mod pages;
 mod pass;

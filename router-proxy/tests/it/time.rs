@@ -1,4 +1,4 @@
-//! What takes too long, with the time let run by hand.
+//! What takes too long. The time is paused, and runs ahead by itself while everybody waits: its sleeps take none.
 
 use std::{sync::Arc, time::Duration};
 

@@ -13,7 +13,8 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: alice.localhost\r\nconnection: 
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: http://alice.localhost:8088\r\n\r\n";
 
 /// An instance that switches protocols and then echoes; it says `bye` at the client's end.
-fn echoing(socket: &Path) {
+pub fn echoing(socket: &Path) {
+    let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         loop {

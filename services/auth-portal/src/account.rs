@@ -74,7 +74,7 @@ pub async fn register_page(State(portal): State<Portal>, visit: Visit) -> Result
 
 fn empty_register(portal: &Portal, visit: &Visit) -> RegisterPage {
     RegisterPage {
-        l: visit.layout(),
+        l: visit.layout_at("/register"),
         slug: String::new(),
         email: String::new(),
         key: portal.entropy().token(),
@@ -250,7 +250,7 @@ pub async fn login(
         }
     }
     // Whoever was signed in before still is; the page is for whoever was not.
-    page(status, LoginPage { l: visit.layout(), login, next: next.fields(), faults, signed_out: false })
+    page(status, LoginPage { l: visit.layout_at(next.login()), login, next: next.fields(), faults, signed_out: false })
 }
 
 fn login_faults(error: &CallError, texts: Texts) -> Faults {

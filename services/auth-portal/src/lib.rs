@@ -66,7 +66,7 @@ pub async fn run(env: settings::Env, stop: Shutdown) -> anyhow::Result<()> {
     let portal = Portal::new(config, Clock::system(), Entropy::system(), stop.clone());
     tracing::info!(address = %public.local_addr()?, "the portal listens");
     tokio::try_join!(
-        service::serve(public, router(portal.clone()), stop.clone()),
+        service::serve_public(public, router(portal.clone()), stop.clone()),
         service::serve(internal, internal_router(&portal), stop),
     )?;
     Ok(())
@@ -102,7 +102,7 @@ pub fn router(portal: Portal) -> Router {
         .route("/healthz", get(async || "ok"))
         .layer(middleware::from_fn_with_state(portal.clone(), origin::check))
         .with_state(portal.clone());
-    service::http::layers(pages, RequestIds::Own).layer(middleware::from_fn_with_state(portal, security::dress))
+    service::public::layers(pages).layer(middleware::from_fn_with_state(portal, security::dress))
 }
 
 /// Health and metrics, for the operator's network alone.

@@ -21,6 +21,7 @@ use service::{CallError, Json, Problem};
 
 use crate::{
     Portal,
+    live::Known,
     next::Next,
     page::{Faults, Layout, page as render},
     security::wants_json,
@@ -93,18 +94,22 @@ fn choices(chosen: ProviderKind, texts: Texts) -> Vec<Choice> {
 }
 
 /// `GET /onboarding`.
-pub async fn page(visit: Visit) -> Result<Response, Problem> {
-    match visit.person(Next::Onboarding) {
+pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
+    let person = match visit.person(Next::Onboarding) {
         // There is nothing to give a provider to, and what to do about that stands there.
         Ok(person) if person.session.instance_error.is_some() => return Ok(see_other("/progress")),
-        Ok(_) => {}
+        Ok(person) => person,
         Err(way) => return Ok(*way),
+    };
+    // What is not known takes one: the form says what is wrong when it is sent.
+    if Known::now(&portal, &person).await.instance().is_some_and(|instance| !instance.takes_provider) {
+        return Ok(see_other("/instance"));
     }
     let kind = ProviderKind::Openai;
     let l = visit.layout();
     let shown = OnboardingPage {
         choices: choices(kind, l.texts),
-        base_url: kind.default_base_url().into(),
+        base_url: String::new(),
         model: String::new(),
         api_key: String::new(),
         faults: Faults::none(),
@@ -129,12 +134,12 @@ pub async fn submit(
         }
         Err(way) => return Ok(*way),
     };
-    let l = visit.layout();
+    let l = visit.layout_at(Next::Onboarding.location());
     let texts = l.texts;
     let kind = ProviderKind::from_code(&form.kind).unwrap_or(ProviderKind::OpenaiCompatible);
     let mut shown = OnboardingPage {
         choices: choices(kind, texts),
-        base_url: own_base_url(kind, &form.base_url),
+        base_url: shown_base_url(kind, &form.base_url),
         model: form.model.trim().to_owned(),
         api_key: form.api_key.expose_secret().to_owned(),
         faults: Faults::none(),
@@ -142,7 +147,7 @@ pub async fn submit(
         example: kind.example_model(),
         l,
     };
-    let config = ProviderConfig { kind, base_url: shown.base_url.clone(), model: form.model, api_key: form.api_key };
+    let config = ProviderConfig { kind, base_url: form.base_url, model: form.model, api_key: form.api_key };
     let json = wants_json(&headers);
     let config = match config.checked() {
         Ok(config) => config,
@@ -172,11 +177,11 @@ pub async fn submit(
     render(StatusCode::OK, shown)
 }
 
-/// The base URL as meant: without JavaScript the field still holds the first provider's when another was chosen.
-fn own_base_url(kind: ProviderKind, typed: &str) -> String {
+/// What the field shows: nothing where that stands for the provider's own address. So it never holds one that is wrong as soon
+/// as another provider is chosen, and what is in it was meant.
+fn shown_base_url(kind: ProviderKind, typed: &str) -> String {
     let typed = typed.trim();
-    let anothers = ProviderKind::ALL.into_iter().any(|other| other.default_base_url() == typed.trim_end_matches('/'));
-    if anothers { kind.default_base_url().into() } else { typed.to_owned() }
+    if typed.trim_end_matches('/') == kind.default_base_url() { String::new() } else { typed.to_owned() }
 }
 
 async fn save(
@@ -194,6 +199,8 @@ async fn save(
         Err(error) => {
             let texts = shown.l.texts;
             shown.faults = match error.code() {
+                // It was given another plan since the page was shown.
+                Some("plan_has_no_provider") => return Ok(see_other("/instance")),
                 Some("instance_not_found") => Faults::one("", texts.t("onboarding.too_early")),
                 _ => Faults::refused(&error, texts, &["kind", "base_url", "model", "api_key"]),
             };
@@ -258,26 +265,5 @@ fn found(test: ProviderTest, texts: Texts) -> Finding {
         text: texts.t(&format!("test.{name}.text")).into(),
         said: test.provider_said.filter(|said| !said.trim().is_empty()),
         field,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_providers_prefilled_address_is_not_taken_for_this_ones() {
-        use ProviderKind::*;
-        for (kind, typed, meant) in [
-            (Openai, "https://api.openai.com/v1", "https://api.openai.com/v1"),
-            (Deepseek, "https://api.openai.com/v1", "https://api.deepseek.com/v1"),
-            (Deepseek, "https://api.openai.com/v1/", "https://api.deepseek.com/v1"),
-            (Deepseek, "", "https://api.deepseek.com/v1"),
-            (Deepseek, " https://mirror.example/v1 ", "https://mirror.example/v1"),
-            (Ollama, "https://api.openai.com/v1", ""),
-            (OpenaiCompatible, "", ""),
-        ] {
-            assert_eq!(own_base_url(kind, typed), meant, "{kind:?} {typed}");
-        }
     }
 }

@@ -92,7 +92,7 @@ async fn shown(
     status: StatusCode,
     (reason, faults): (String, Faults),
 ) -> Result<Response, Problem> {
-    let l = visit.layout();
+    let l = visit.layout_at(format!("/operator/accounts/{slug}"));
     let query = OperatorQuery { session_token, slug: slug.to_string() };
     let view = match portal.authz().post::<AccountView>("/portal/operator/account", &query).await {
         Ok(view) => view,

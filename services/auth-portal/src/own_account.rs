@@ -160,7 +160,8 @@ pub async fn change_password(
         Ok(signed_in) => signed_in,
         Err(way) => return Ok(*way),
     };
-    let mut shown = PasswordPage { l: visit.layout(), email: session.email, faults: Faults::none() };
+    let mut shown =
+        PasswordPage { l: visit.layout_at("/account/password"), email: session.email, faults: Faults::none() };
     let texts = shown.l.texts;
     if form.old_password.expose_secret().is_empty() {
         shown.faults.add("old_password", texts.t("account.old_missing"));
@@ -184,13 +185,17 @@ pub async fn change_password(
         }
         Err(error) if error.code() == Some("session_ended") => Ok(see_other(&Next::Account.login())),
         Err(error) => {
+            let refused = error.status().filter(|status| *status < 500);
+            // Too busy to look at it is certain as well; of whatever else it is not known what became.
+            let unsure = refused.is_none() && error.code() != Some("busy");
             shown.faults = match wait_minutes(&error, "too_many_attempts") {
                 Some(minutes) => Faults::one("", texts.with("login.wait", "minutes", minutes)),
+                None if unsure => Faults::one("", texts.t("account.password_unsure")),
                 None => Faults::refused(&error, texts, &["old_password", "password"]),
             };
-            let refused = error.status().filter(|status| *status < 500);
             if refused.is_none() {
-                tracing::warn!(cause = format!("{:#}", anyhow::Error::from(error)), "a password was not changed");
+                let cause = format!("{:#}", anyhow::Error::from(error));
+                tracing::warn!(cause, "a change of a password was not answered");
             }
             page(status_of(refused), shown)
         }

@@ -15,6 +15,7 @@ use locale::Locale;
 use crate::{
     Portal,
     page::{Layout, page},
+    session,
 };
 
 #[derive(Template)]
@@ -33,7 +34,7 @@ pub async fn dress(State(portal): State<Portal>, request: Request, next: Next) -
     let (mut parts, body) = request.into_parts();
     let Ok(locale) = Locale::from_request_parts(&mut parts, &portal).await;
     let path = parts.uri.path().to_owned();
-    let here = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let here = session::here(&parts).to_owned();
     let machine = ["/api/", "/assets/", "/.well-known/"].iter().any(|prefix| path.starts_with(prefix))
         || wants_json(&parts.headers)
         || path == "/events";

@@ -10,10 +10,11 @@ use contracts::{
     InstanceId, Slug,
     authz::{Browser, Role, Session, SessionToken, SignedIn},
 };
-use http::{HeaderMap, HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use locale::Locale;
 use secrecy::{ExposeSecret, SecretString};
 use service::{CallError, Problem};
+use sign_in::cookies;
 
 use crate::{Portal, address::Client, next::Next, page::Layout};
 
@@ -25,7 +26,7 @@ const DEVICE_LIFE_S: i64 = 90 * 24 * 60 * 60;
 pub struct Visit {
     /// The language it wants.
     pub locale: Locale,
-    /// What it asked for: path and query.
+    /// The page it asked for, path and query; the start page when it asked for no page.
     pub here: String,
     /// Its address.
     pub client: IpAddr,
@@ -56,6 +57,11 @@ impl Visit {
     /// What every page of this visit is dressed in.
     pub fn layout(&self) -> Layout {
         Layout::new(self.locale, self.here.clone(), self.session.as_ref())
+    }
+
+    /// The same for a page whose address is `here`, whatever was asked for: one that answers a form.
+    pub fn layout_at(&self, here: impl Into<String>) -> Layout {
+        Layout::new(self.locale, here.into(), self.session.as_ref())
     }
 
     /// The person; or the way to the sign-in page, which goes on to `next`; or, for operators, to their console.
@@ -100,13 +106,21 @@ impl FromRequestParts<Portal> for Visit {
         };
         Ok(Self {
             locale,
-            here: parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            here: here(parts).to_owned(),
             client,
             user_agent: parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned(),
             device: cookie(&parts.headers, device_cookie(secure)).map(SecretString::from),
             token,
             session,
         })
+    }
+}
+
+/// Where to come back to after the language was changed: the page that was asked for. What only a form asks for is no page.
+pub fn here(parts: &Parts) -> &str {
+    match parts.method {
+        Method::GET | Method::HEAD => parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+        _ => "/",
     }
 }
 
@@ -139,28 +153,14 @@ fn device_cookie(secure: bool) -> &'static str {
 
 /// The value of the one cookie of this name. Two of a name mean that somebody else may have set one: then there is none.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut found = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(key, _)| *key == name)
-        .map(|(_, value)| value);
-    match (found.next(), found.next()) {
-        // What is not of a token's shape needs no question at authz.
-        (Some(value), None) if (1..=128).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic()) => {
-            Some(value)
-        }
-        _ => None,
-    }
+    // What is not of a token's shape needs no question at authz.
+    let shape = |value: &&str| value.len() <= 128 && value.bytes().all(|b| b.is_ascii_graphic());
+    cookies::single(headers, name).filter(shape)
 }
 
 /// Puts a cookie of the portal on a response: HttpOnly, SameSite=Lax, for the whole portal, until `max_age_s`.
 pub fn put_cookie(response: &mut Response, name: &str, value: &str, max_age_s: i64, secure: bool) {
-    let secure = if secure { "; Secure" } else { "" };
-    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}");
-    if let Ok(value) = HeaderValue::from_str(&text) {
+    if let Ok(value) = HeaderValue::try_from(cookies::set(name, value, max_age_s, secure)) {
         response.headers_mut().append(header::SET_COOKIE, value);
     }
 }

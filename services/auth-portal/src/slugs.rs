@@ -74,10 +74,7 @@ impl Limiter {
 
     /// Whether one more is allowed. An IPv6 network of 64 bits counts as one client.
     pub fn admit(&self, client: IpAddr) -> bool {
-        let client = match client {
-            IpAddr::V6(v6) => IpAddr::from((u128::from(v6) & !u128::from(u64::MAX)).to_be_bytes()),
-            v4 => v4,
-        };
+        let client = service::address::network(client);
         let now = self.clock.now_ms();
         let refilled = |left: f64, since: i64| {
             // Lossless for any span that matters; a clock that went back adds nothing.

@@ -135,7 +135,10 @@ fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     let refused = matches!(observed.known, Known::Refused(_));
     let failed = refused || instance.is_some_and(|instance| instance.phase == Phase::Failed);
     let done = instance.map_or(0, |instance| steps_done(instance, &observed.events));
-    let steps = STEPS.iter().enumerate().map(|(at, (name, _))| {
+    // Another's program takes no owner.
+    let takes_owner = instance.is_none_or(|instance| instance.takes_provider);
+    let taken = STEPS.iter().enumerate().filter(|(_, (name, _))| takes_owner || *name != "registered");
+    let steps = taken.map(|(at, (name, _))| {
         let state = match at {
             _ if at < done => "done",
             _ if at == done && failed => "failed",
@@ -149,7 +152,7 @@ fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         }
     });
     let go = instance.and_then(|instance| match instance.phase {
-        Phase::Ready if instance.config_generation == 0 => Some("/onboarding"),
+        Phase::Ready if needs_provider(instance) => Some("/onboarding"),
         Phase::Ready | Phase::Stopped | Phase::Stopping | Phase::Deleted => Some("/instance"),
         _ => None,
     });
@@ -225,6 +228,11 @@ fn applying(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     Ok(Live { html, say: say.into(), go: None, waiting: state == "applying" })
 }
 
+/// Whether its owner still has a provider to choose.
+fn needs_provider(instance: &Instance) -> bool {
+    instance.takes_provider && instance.config_generation == 0
+}
+
 struct Row {
     when: String,
     shown: String,
@@ -293,7 +301,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         may_start: is(&[Phase::Stopped]),
         may_stop: is(&[Phase::Ready, Phase::Starting, Phase::Registering]),
         may_retry: is(&[Phase::Failed]),
-        needs_provider: instance.is_some_and(|i| i.config_generation == 0),
+        needs_provider: instance.is_some_and(needs_provider),
         rows: rows.collect(),
         instance: instance.cloned(),
     };
@@ -330,6 +338,8 @@ pub fn event_name(code: EventCode) -> &'static str {
         EventCode::AttemptFailed => "attempt_failed",
         EventCode::Failed => "failed",
         EventCode::RetryRequested => "retry_requested",
+        EventCode::PlanRequested => "plan_requested",
+        EventCode::DiscardRequested => "discard_requested",
         EventCode::EgressRefused => "egress_refused",
         EventCode::EngineLost => "engine_lost",
         EventCode::EngineBack => "engine_back",

@@ -62,7 +62,9 @@ impl App {
                 return Err(settings::Error::Invalid {
                     key: "BEAVER_SEAL_KEY".into(),
                     why: format!("{:#}", anyhow::Error::from(error)),
-                    cure: "set it to what it was when this database was made".into(),
+                    cure:
+                        "set it to what it was when this database was made; where that is lost, run `authz forget-keys`"
+                            .into(),
                 }
                 .into());
             }

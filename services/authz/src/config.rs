@@ -44,10 +44,8 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used.
     pub fn from_env(env: &Env) -> Result<Self, Error> {
-        let database = match env.sensitive("DATABASE_URL")? {
-            Some(url) => Database::Postgres { url, schema: "authz".into() },
-            None => Database::Sqlite(PathBuf::from(env.string("BEAVER_DATA_DIR")?).join("authz/authz.db")),
-        };
+        let data_dir = PathBuf::from(env.string("BEAVER_DATA_DIR")?);
+        let database = Database::from_env(env, "authz", &data_dir, "authz/authz.db")?;
         let address = env.public_address()?;
         Ok(Self {
             listen: env.parse("AUTHZ_LISTEN")?,

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::{
     accounts::Account,
     app::App,
-    outbox::{self, Outbox},
+    outbox::{self, Outbox, Table},
     refused::{Answer, Refused},
 };
 
@@ -24,8 +24,6 @@ use crate::{
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How long a sign-up's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The first and the longest pause between two attempts: somebody watches a page and waits, and an attempt is one small request.
-const PAUSES_MS: (i64, i64) = (500, 5_000);
 
 /// An instance that deploy-control has yet to take.
 #[derive(sqlx::FromRow)]
@@ -106,25 +104,25 @@ pub(crate) async fn work(app: Arc<App>, stop: Shutdown) {
 impl Outbox for Delivery {
     const NAME: &'static str = "sign-ups";
 
-    async fn lease(app: &App, now_ms: i64, until_ms: i64) -> Result<Vec<Self>, sqlx::Error> {
-        sqlx::query_as(
-            "UPDATE deliveries SET next_attempt_at_ms = $1
-             WHERE state = 'pending' AND next_attempt_at_ms <= $2 AND instance_id IN
-                 (SELECT instance_id FROM deliveries WHERE state = 'pending' AND next_attempt_at_ms <= $2
-                  ORDER BY next_attempt_at_ms LIMIT $3)
-             RETURNING instance_id, account_id, slug, attempts",
-        )
-        .bind(until_ms)
-        .bind(now_ms)
-        .bind(outbox::AT_ONCE)
-        .fetch_all(app.store.pool())
-        .await
+    const TABLE: Table = Table {
+        name: "deliveries",
+        key: "instance_id",
+        columns: "instance_id, account_id, slug, attempts",
+        waiting: "state = 'pending'",
+        // Somebody watches a page and waits, and an attempt is one small request.
+        pauses: (Duration::from_millis(500), Duration::from_secs(5)),
+    };
+
+    fn key(&self) -> &str {
+        &self.instance_id
     }
 
-    async fn next_due(app: &App) -> Result<Option<i64>, sqlx::Error> {
-        sqlx::query_scalar("SELECT MIN(next_attempt_at_ms) FROM deliveries WHERE state = 'pending'")
-            .fetch_one(app.store.pool())
-            .await
+    fn instance_id(&self) -> &str {
+        &self.instance_id
+    }
+
+    fn attempts(&self) -> i64 {
+        self.attempts
     }
 
     async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
@@ -135,10 +133,10 @@ impl Outbox for Delivery {
                     attempts = self.attempts + 1,
                     "deploy-control took the instance"
                 );
-                remove(app, &self).await
+                outbox::remove(app, &self).await
             }
             Err(error) if matches!(error.status(), Some(409 | 422)) => refuse(app, &self, error).await,
-            Err(error) => postpone(app, &self, error).await,
+            Err(error) => outbox::postpone(app, &self, error.into()).await,
         }
     }
 
@@ -154,19 +152,11 @@ async fn offer(app: &App, row: &Delivery) -> Result<(), CallError> {
     else {
         return Err(odd);
     };
-    let body = RegisterInstance { instance_id, account_id, slug };
+    let body = RegisterInstance { instance_id, account_id, slug, plan: None };
     let request = app.deploy.request(Method::POST, "/api/instances/register").timeout(ATTEMPT).json(&body);
     let taken: Instance = app.deploy.json(request).await?;
     tracing::debug!(instance_id = %taken.id, phase = ?taken.phase, "deploy-control answered");
     Ok(())
-}
-
-async fn remove(app: &App, row: &Delivery) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM deliveries WHERE instance_id = $1")
-        .bind(row.instance_id.clone())
-        .execute(app.store.pool())
-        .await
-        .map(drop)
 }
 
 async fn refuse(app: &App, row: &Delivery, error: CallError) -> Result<(), sqlx::Error> {
@@ -185,26 +175,6 @@ async fn refuse(app: &App, row: &Delivery, error: CallError) -> Result<(), sqlx:
     .execute(app.store.pool())
     .await?;
     count(app).await
-}
-
-async fn postpone(app: &App, row: &Delivery, error: CallError) -> Result<(), sqlx::Error> {
-    let pause = outbox::pause_ms(row.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
-    let code = error.code().unwrap_or("unreachable").to_owned();
-    let cause = format!("{:#}", anyhow::Error::from(error));
-    tracing::warn!(
-        instance_id = row.instance_id,
-        attempt = row.attempts + 1,
-        again_in_ms = pause,
-        cause,
-        "a delivery did not succeed"
-    );
-    sqlx::query("UPDATE deliveries SET attempts = attempts + 1, next_attempt_at_ms = $1, last_error = $2 WHERE instance_id = $3")
-        .bind(app.clock.now_ms() + pause)
-        .bind(code)
-        .bind(row.instance_id.clone())
-        .execute(app.store.pool())
-        .await
-        .map(drop)
 }
 
 /// Counts the refused ones for the metrics.

@@ -12,24 +12,22 @@ use contracts::{
     instance::{EndSessions, internal_path},
 };
 use http::{Method, StatusCode};
-use service::CallError;
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, AssertSqlSafe};
 use tokio::sync::Notify;
 
 use crate::{
     accounts::Account,
     app::App,
     assertions,
-    outbox::{self, Outbox},
+    outbox::{self, Outbox, Table},
 };
 
 /// How long a workspace may take to hear it.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// How often, at least, it is asked whether a workspace that does not run does so again.
+const DOWN: Duration = Duration::from_secs(60);
 /// How long a sign-out's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The first and the longest pause between two attempts: until a workspace that can be reached again has heard it, who was signed
-/// out is still in there.
-const PAUSES_MS: (i64, i64) = (1_000, 5_000);
 /// How long a session of a workspace lasts at the most: afterwards there is nothing left to end.
 const GIVEN_UP_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How many of one workspace wait; one more, and a single one that ends everything there takes their place.
@@ -50,6 +48,8 @@ pub(crate) struct Goodbye {
 
 /// Adds what an account's workspace must hear, leased to the caller: that the sessions made under `sid` ended, or, without
 /// one, all it has. `None` when the account has no workspace.
+///
+/// The sessions are deleted before, in the same transaction: what was asserted under them was asserted before this moment.
 pub(crate) async fn insert(
     db: &mut AnyConnection,
     app: &App,
@@ -109,10 +109,10 @@ pub(crate) async fn say_now(app: &Arc<App>, goodbye: Option<Goodbye>) {
 /// Says what an account's workspace has yet to hear, and waits a moment for it: before its person is let in again, so that it
 /// does not end the session that begins.
 pub(crate) async fn say_before_hand_off(app: &Arc<App>, instance: InstanceId) -> Result<(), sqlx::Error> {
-    let waiting: Vec<Goodbye> = sqlx::query_as(
-        "UPDATE goodbyes SET next_attempt_at_ms = $1 WHERE instance_id = $2
-         RETURNING id, instance_id, account_id, slug, sid, attempts, created_at_ms",
-    )
+    let waiting: Vec<Goodbye> = sqlx::query_as(AssertSqlSafe(format!(
+        "UPDATE goodbyes SET next_attempt_at_ms = $1 WHERE instance_id = $2 RETURNING {}",
+        Goodbye::TABLE.columns
+    )))
     .bind(app.clock.now_ms() + outbox::LEASE_MS)
     .bind(instance.to_string())
     .fetch_all(app.store.pool())
@@ -130,35 +130,36 @@ pub(crate) async fn say_before_hand_off(app: &Arc<App>, instance: InstanceId) ->
 impl Outbox for Goodbye {
     const NAME: &'static str = "sign-outs";
 
-    /// One of each workspace: one that takes its time holds up its own alone.
-    async fn lease(app: &App, now_ms: i64, until_ms: i64) -> Result<Vec<Self>, sqlx::Error> {
-        sqlx::query_as(
-            "UPDATE goodbyes SET next_attempt_at_ms = $1
-             WHERE next_attempt_at_ms <= $2 AND id IN
-                 (SELECT MIN(id) FROM goodbyes WHERE next_attempt_at_ms <= $2
-                  GROUP BY instance_id ORDER BY MIN(next_attempt_at_ms) LIMIT $3)
-             RETURNING id, instance_id, account_id, slug, sid, attempts, created_at_ms",
-        )
-        .bind(until_ms)
-        .bind(now_ms)
-        .bind(outbox::AT_ONCE)
-        .fetch_all(app.store.pool())
-        .await
+    const TABLE: Table = Table {
+        name: "goodbyes",
+        key: "id",
+        columns: "id, instance_id, account_id, slug, sid, attempts, created_at_ms",
+        waiting: "TRUE",
+        // Until a workspace that can be reached again has heard it, who was signed out is still in there.
+        pauses: (Duration::from_secs(1), Duration::from_secs(5)),
+    };
+
+    fn key(&self) -> &str {
+        &self.id
     }
 
-    async fn next_due(app: &App) -> Result<Option<i64>, sqlx::Error> {
-        sqlx::query_scalar("SELECT MIN(next_attempt_at_ms) FROM goodbyes").fetch_one(app.store.pool()).await
+    fn instance_id(&self) -> &str {
+        &self.instance_id
+    }
+
+    fn attempts(&self) -> i64 {
+        self.attempts
     }
 
     async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
         // Once it did not answer, its state is asked first: one that is stopped can wait for weeks.
         let state = if self.attempts == 0 { State::Unknown } else { self.state(app).await };
         let said = match state {
-            State::Unknown => self.say(app).await,
-            State::Down => Err(anyhow::anyhow!("it is not running")),
+            State::Unknown => self.say(app).await.map_err(Some),
+            State::Down => Err(None),
             State::Gone => {
                 tracing::info!(instance_id = self.instance_id, "a workspace is gone, and its sessions with it");
-                return self.remove(app).await;
+                return outbox::remove(app, &self).await;
             }
         };
         let Err(error) = said else {
@@ -167,35 +168,20 @@ impl Outbox for Goodbye {
                 attempts = self.attempts + 1,
                 "a workspace ended its sessions"
             );
-            return self.remove(app).await;
+            return outbox::remove(app, &self).await;
         };
-        let cause = format!("{error:#}");
         if app.clock.now_ms() - self.created_at_ms >= GIVEN_UP_MS {
             tracing::warn!(
                 instance_id = self.instance_id,
-                cause,
+                cause = error.map_or_else(|| "it does not run".into(), |error| format!("{error:#}")),
                 "a workspace was not told that sessions ended in time"
             );
-            return self.remove(app).await;
+            return outbox::remove(app, &self).await;
         }
-        let pause = outbox::pause_ms(self.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
-        tracing::info!(
-            instance_id = self.instance_id,
-            attempt = self.attempts + 1,
-            again_in_ms = pause,
-            cause,
-            "a workspace could not be told that sessions ended"
-        );
-        let code = error.downcast_ref::<CallError>().and_then(CallError::code).unwrap_or("unreachable").to_owned();
-        sqlx::query(
-            "UPDATE goodbyes SET attempts = attempts + 1, next_attempt_at_ms = $1, last_error = $2 WHERE id = $3",
-        )
-        .bind(app.clock.now_ms() + pause)
-        .bind(code)
-        .bind(self.id)
-        .execute(app.store.pool())
-        .await
-        .map(drop)
+        match error {
+            Some(error) => outbox::postpone(app, &self, error).await,
+            None => outbox::wait(app, &self, DOWN, "instance_down").await,
+        }
     }
 
     fn nudge(app: &App) -> &Notify {
@@ -245,13 +231,5 @@ impl Goodbye {
             Err(error) if error.code() == Some("instance_not_found") => State::Gone,
             _ => State::Unknown,
         }
-    }
-
-    async fn remove(&self, app: &App) -> Result<(), sqlx::Error> {
-        sqlx::query("DELETE FROM goodbyes WHERE id = $1")
-            .bind(self.id.clone())
-            .execute(app.store.pool())
-            .await
-            .map(drop)
     }
 }

@@ -193,6 +193,14 @@ impl KeyRing {
     }
 }
 
+/// Removes every key, for whoever can open none of them; how many.
+///
+/// # Errors
+/// Any database error.
+pub(crate) async fn forget(store: &Store) -> Result<u64, sqlx::Error> {
+    sqlx::query("DELETE FROM signing_keys").execute(store.pool()).await.map(|done| done.rows_affected())
+}
+
 /// What a sealed key is bound to, so that rows cannot be exchanged for one another.
 fn context(seq: i64, kid: &str) -> String {
     format!("{seq} {kid}")

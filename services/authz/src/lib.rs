@@ -63,7 +63,8 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
     let listen = config.listen;
     let Some(store) = open(&config, &stop).await? else { return Ok(()) };
     let app = App::new(config, store.clone(), Clock::system(), Entropy::system()).await?;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("cannot listen on AUTHZ_LISTEN {listen}"))?;
     tracing::info!(%listen, database = %store.kind(), issuer = app.config.issuer, "ready");
     let mut work = tokio::task::JoinSet::new();
     work.spawn(crate::deliveries::work(Arc::clone(&app), stop.clone()));
@@ -91,6 +92,29 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
     let (served, watched) = tokio::join!(serving, watching);
     store.close().await;
     served.and(watched)
+}
+
+/// Removes the signing keys in the database, if `BEAVER_SEAL_KEY` does not open them: where that was lost, authz makes new keys at
+/// its next start. Tokens that the old ones signed are refused from then on, and replaced by themselves within minutes; accounts,
+/// sessions and workspaces stay.
+///
+/// # Errors
+/// [`settings::Error`] for a setting that cannot be used; else why the database cannot be read or written.
+pub async fn forget_keys(env: Env, stop: Shutdown) -> anyhow::Result<()> {
+    let config = Config::from_env(&env)?;
+    let Some(store) = open(&config, &stop).await? else { return Ok(()) };
+    let seal = Arc::new(seal::Seal::new(&config.seal_key));
+    let removed = match keys::KeyRing::open(store.clone(), Clock::system(), Entropy::system(), seal).await {
+        Ok(_) => 0,
+        Err(keys::Error::Sealed { .. }) => keys::forget(&store).await?,
+        Err(error) => return Err(error.into()),
+    };
+    store.close().await;
+    match removed {
+        0 => println!("Nothing was removed: BEAVER_SEAL_KEY opens the signing keys."),
+        removed => println!("{removed} signing keys were removed. Start authz: it makes new ones."),
+    }
+    Ok(())
 }
 
 /// Where this service says that it is ready.

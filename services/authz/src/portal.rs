@@ -68,7 +68,10 @@ pub(crate) async fn assertion(
     };
     // Before the session is looked at: one that ends in the meantime takes what is asserted here along.
     let asked_at_ms = app.clock.now_ms();
-    let live = sessions::require(&app, &body.session_token).await?;
+    let live = match purpose {
+        token::Purpose::Login => sessions::require_before_any_end(&app, &body.session_token).await?,
+        _ => sessions::require(&app, &body.session_token).await?,
+    };
     let (Some(slug), Some(instance_id)) = (&live.account.slug, live.account.instance_id) else {
         return Err(Problem::not_found("instance_not_found").into());
     };

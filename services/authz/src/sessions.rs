@@ -112,9 +112,7 @@ pub(crate) async fn require(app: &App, token: &SecretString) -> Answer<Live> {
     .fetch_optional(app.store.pool())
     .await?;
     let row = row.ok_or_else(gone)?;
-    let account = accounts::by_id(app.store.pool(), &row.account_id).await?;
-    // A sign-in that was under way may have begun one after all others were ended.
-    let account = account.filter(|account| account.suspended_at_ms == 0).ok_or_else(gone)?;
+    let account = unless_suspended(accounts::by_id(app.store.pool(), &row.account_id).await?)?;
     if row.last_seen_ms <= now - TOUCH_MS {
         // The condition again, so that of many requests at once one writes.
         let touched = sqlx::query("UPDATE sessions SET last_seen_ms = $1 WHERE token_hash = $2 AND last_seen_ms <= $3")
@@ -129,6 +127,35 @@ pub(crate) async fn require(app: &App, token: &SecretString) -> Answer<Live> {
         }
     }
     Ok(Live { sid: row.sid, expires_at_ms: row.expires_at_ms, account })
+}
+
+/// As [`require`], for what is to outlast this answer: the session's row is written, so that this waits for an end of the
+/// session that is under way, and then finds none, or comes before it. Sessions are deleted before the moment of their end is
+/// read ([`goodbyes::insert`]): a moment that the caller read before this is an earlier one.
+///
+/// # Errors
+/// As [`require`].
+pub(crate) async fn require_before_any_end(app: &App, token: &SecretString) -> Answer<Live> {
+    let now = app.clock.now_ms();
+    let mut transaction = app.store.begin().await?;
+    let row: Option<Row> = sqlx::query_as(
+        "UPDATE sessions SET last_seen_ms = $2 WHERE token_hash = $1 AND expires_at_ms > $2 AND last_seen_ms > $3
+         RETURNING sid, account_id, last_seen_ms, expires_at_ms",
+    )
+    .bind(sha256(token.expose_secret()))
+    .bind(now)
+    .bind(now - IDLE_MS)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let row = row.ok_or_else(gone)?;
+    let account = unless_suspended(accounts::by_id(&mut *transaction, &row.account_id).await?)?;
+    transaction.commit().await?;
+    Ok(Live { sid: row.sid, expires_at_ms: row.expires_at_ms, account })
+}
+
+/// A sign-in that was under way may have begun a session after all others were ended.
+fn unless_suspended(account: Option<Account>) -> Result<Account, Problem> {
+    account.filter(|account| account.suspended_at_ms == 0).ok_or_else(gone)
 }
 
 /// Ends the session of a token. Gives the account and the session's id; nothing when the token has no session.

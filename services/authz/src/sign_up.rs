@@ -52,6 +52,7 @@ pub(crate) async fn register(
     Json(body): Json<RegisterAccount>,
 ) -> Answer<(StatusCode, Json<SignedIn>)> {
     let asked = SignUp::check(&app, &headers, body)?;
+    sign_up_limit::try_once(&app, asked.visitor.address).await?;
     if let Some(again) = asked.repeated(&app).await? {
         return Ok((StatusCode::CREATED, Json(again)));
     }

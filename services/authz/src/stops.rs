@@ -14,15 +14,13 @@ use tokio::sync::Notify;
 use crate::{
     accounts::Account,
     app::App,
-    outbox::{self, Outbox},
+    outbox::{self, Outbox, Table},
 };
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How long the operator's page waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The first and the longest pause between two attempts.
-const PAUSES_MS: (i64, i64) = (1_000, 60_000);
 /// After how long it is said again: longer than anything that was under way.
 const AGAIN_MS: i64 = 60_000;
 
@@ -67,48 +65,40 @@ pub(crate) async fn stop_now(app: &Arc<App>, stop: Option<Stop>) {
 impl Outbox for Stop {
     const NAME: &'static str = "suspensions";
 
-    async fn lease(app: &App, now_ms: i64, until_ms: i64) -> Result<Vec<Self>, sqlx::Error> {
-        sqlx::query_as(
-            "UPDATE stops SET next_attempt_at_ms = $1
-             WHERE next_attempt_at_ms <= $2 AND instance_id IN
-                 (SELECT instance_id FROM stops WHERE next_attempt_at_ms <= $2 ORDER BY next_attempt_at_ms LIMIT $3)
-             RETURNING instance_id, account_id, taken, attempts",
-        )
-        .bind(until_ms)
-        .bind(now_ms)
-        .bind(outbox::AT_ONCE)
-        .fetch_all(app.store.pool())
-        .await
+    const TABLE: Table = Table {
+        name: "stops",
+        key: "instance_id",
+        columns: "instance_id, account_id, taken, attempts",
+        waiting: "TRUE",
+        pauses: (Duration::from_secs(1), Duration::from_secs(60)),
+    };
+
+    fn key(&self) -> &str {
+        &self.instance_id
     }
 
-    async fn next_due(app: &App) -> Result<Option<i64>, sqlx::Error> {
-        sqlx::query_scalar("SELECT MIN(next_attempt_at_ms) FROM stops").fetch_one(app.store.pool()).await
+    fn instance_id(&self) -> &str {
+        &self.instance_id
+    }
+
+    fn attempts(&self) -> i64 {
+        self.attempts
     }
 
     async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
+        // Before it is asked: what deploy-control hears of in between, it may not have known when it answered.
+        let is_on_its_way = self.is_on_its_way(app).await?;
         match self.ask(app).await {
             Ok(()) if self.taken > 0 => {
                 tracing::info!(instance_id = self.instance_id, "a suspended account's instance is stopped");
-                self.remove(app).await
+                outbox::remove(app, &self).await
             }
-            Ok(()) => self.write(app, 1, AGAIN_MS, "").await,
+            Ok(()) => self.say_again(app).await,
             // deploy-control may be about to hear of it, and would make and start it then.
-            Err(error) if error.code() == Some("instance_not_found") && !self.is_on_its_way(app).await? => {
-                self.remove(app).await
+            Err(error) if error.code() == Some("instance_not_found") && !is_on_its_way => {
+                outbox::remove(app, &self).await
             }
-            Err(error) => {
-                let pause = outbox::pause_ms(self.attempts, PAUSES_MS.0, PAUSES_MS.1, app.entropy.below(1_000));
-                let code = error.code().unwrap_or("unreachable").to_owned();
-                let cause = format!("{:#}", anyhow::Error::from(error));
-                tracing::warn!(
-                    instance_id = self.instance_id,
-                    attempt = self.attempts + 1,
-                    again_in_ms = pause,
-                    cause,
-                    "a suspended account's instance could not be stopped"
-                );
-                self.write(app, self.taken, pause, &code).await
-            }
+            Err(error) => outbox::postpone(app, &self, error.into()).await,
         }
     }
 
@@ -128,29 +118,17 @@ impl Stop {
     }
 
     async fn is_on_its_way(&self, app: &App) -> Result<bool, sqlx::Error> {
-        let pending: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM deliveries WHERE instance_id = $1")
-            .bind(self.instance_id.clone())
-            .fetch_one(app.store.pool())
-            .await?;
+        let pending: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM deliveries WHERE instance_id = $1 AND state = 'pending'")
+                .bind(self.instance_id.clone())
+                .fetch_one(app.store.pool())
+                .await?;
         Ok(pending > 0)
     }
 
-    async fn write(&self, app: &App, taken: i64, pause_ms: i64, code: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "UPDATE stops SET taken = $1, attempts = attempts + 1, next_attempt_at_ms = $2, last_error = $3
-             WHERE instance_id = $4",
-        )
-        .bind(taken)
-        .bind(app.clock.now_ms() + pause_ms)
-        .bind(code.to_owned())
-        .bind(self.instance_id.clone())
-        .execute(app.store.pool())
-        .await
-        .map(drop)
-    }
-
-    async fn remove(&self, app: &App) -> Result<(), sqlx::Error> {
-        sqlx::query("DELETE FROM stops WHERE instance_id = $1")
+    async fn say_again(&self, app: &App) -> Result<(), sqlx::Error> {
+        sqlx::query("UPDATE stops SET taken = 1, next_attempt_at_ms = $1, last_error = '' WHERE instance_id = $2")
+            .bind(app.clock.now_ms() + AGAIN_MS)
             .bind(self.instance_id.clone())
             .execute(app.store.pool())
             .await

@@ -17,7 +17,7 @@
 //! are not five hundred free ones. While a pause lasts nothing is looked at or counted, so it cannot be prolonged.
 //! People who do not exist are counted like those who do.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use http::StatusCode;
 use service::Problem;
@@ -50,9 +50,18 @@ impl Limit {
 /// One attempt, counted as failed until it is said to be otherwise.
 pub(crate) struct Attempt {
     /// The counter that a success clears.
-    own: String,
+    own: Counted,
     /// The counters of the name and of the address; none for a known device.
-    shared: Vec<String>,
+    shared: Vec<Counted>,
+    /// When it was counted.
+    at_ms: i64,
+}
+
+/// A counter that an attempt was added to.
+struct Counted {
+    scope: String,
+    /// When it was added to before; 0 when there was nothing.
+    before_ms: i64,
 }
 
 /// Counts an attempt on `name` from `address`, or from a `device` that is known to the account, by its series.
@@ -73,10 +82,12 @@ pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option
         }
     };
     let mut transaction = app.store.begin().await?;
-    let mut wait_ms = 0;
+    let (mut wait_ms, mut counted) = (0, vec![]);
     // Always in this order: two attempts that share counters wait for one another, but never in a circle.
-    for (scope, limit) in &counters {
-        wait_ms = wait_ms.max(count(&mut transaction, scope, *limit, now).await?);
+    for (scope, limit) in counters {
+        let before_ms = last_failed_at_ms(&mut transaction, &scope).await?;
+        wait_ms = wait_ms.max(count(&mut transaction, &scope, limit, now).await?);
+        counted.push(Counted { scope, before_ms });
     }
     if wait_ms > 0 {
         transaction.rollback().await?;
@@ -84,8 +95,17 @@ pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option
         return Err(too_many(wait_ms).into());
     }
     transaction.commit().await?;
-    let shared = counters.into_iter().map(|(scope, _)| scope).filter(|scope| *scope != own).collect();
-    Ok(Attempt { own, shared })
+    let (mut own, shared): (Vec<_>, Vec<_>) = counted.into_iter().partition(|counted| counted.scope == own);
+    let own = own.pop().ok_or_else(|| Problem::internal(anyhow::anyhow!("an attempt has a counter of its own")))?;
+    Ok(Attempt { own, shared, at_ms: now })
+}
+
+async fn last_failed_at_ms(db: &mut AnyConnection, scope: &str) -> Result<i64, sqlx::Error> {
+    let last = sqlx::query_scalar("SELECT last_failed_at_ms FROM login_failures WHERE scope = $1")
+        .bind(scope.to_owned())
+        .fetch_optional(db)
+        .await?;
+    Ok(last.unwrap_or(0))
 }
 
 /// Counts one failure; how long it still is to wait because of earlier ones, in milliseconds.
@@ -116,40 +136,46 @@ impl Attempt {
     /// The password was right: its own counter starts anew, the shared ones lose this attempt alone.
     pub async fn succeeded(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
         self.take_back(db).await?;
-        sqlx::query("DELETE FROM login_failures WHERE scope = $1").bind(self.own.clone()).execute(db).await.map(drop)
+        sqlx::query("DELETE FROM login_failures WHERE scope = $1")
+            .bind(self.own.scope.clone())
+            .execute(db)
+            .await
+            .map(drop)
     }
 
     /// Nobody looked at the password: the attempt does not count.
     pub async fn withdrawn(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
         self.take_back(db).await?;
-        undo(db, &self.own).await
+        self.undo(db, &self.own).await
     }
 
     async fn take_back(&self, db: &mut AnyConnection) -> Result<(), sqlx::Error> {
-        for scope in &self.shared {
-            undo(db, scope).await?;
+        for counted in &self.shared {
+            self.undo(db, counted).await?;
         }
         Ok(())
     }
-}
 
-/// Takes one failure and its pause back. The pause before it was over, or there would have been no attempt.
-async fn undo(db: &mut AnyConnection, scope: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE login_failures SET failures = failures - 1, blocked_until_ms = 0 WHERE scope = $1 AND failures > 0",
-    )
-    .bind(scope.to_owned())
-    .execute(db)
-    .await
-    .map(drop)
-}
-
-/// What an address counts as: itself, or the /64 that one IPv6 subscriber has whole.
-pub(crate) fn network(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).to_string(),
+    /// Takes one failure and its pause back, and the time of it unless somebody failed since: or a success an hour would keep a
+    /// counter alive. The pause before it was over, or there would have been no attempt.
+    async fn undo(&self, db: &mut AnyConnection, counted: &Counted) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "UPDATE login_failures SET failures = failures - 1, blocked_until_ms = 0,
+                 last_failed_at_ms = CASE WHEN last_failed_at_ms = $2 THEN $3 ELSE last_failed_at_ms END
+             WHERE scope = $1 AND failures > 0",
+        )
+        .bind(counted.scope.clone())
+        .bind(self.at_ms)
+        .bind(counted.before_ms)
+        .execute(db)
+        .await
+        .map(drop)
     }
+}
+
+/// What an address counts as, as text.
+pub(crate) fn network(address: IpAddr) -> String {
+    service::address::network(address).to_string()
 }
 
 fn too_many(wait_ms: i64) -> Problem {
@@ -169,14 +195,5 @@ mod tests {
     fn pauses_double_from_a_second_to_the_longest() {
         assert_eq!([0, 4, 5, 6, 8, 14, 15, 10_000].map(|n| PAIR.pause_ms(n) / 1000), [0, 0, 1, 2, 8, 512, 900, 900]);
         assert_eq!(NAME.pause_ms(10_000), 60_000);
-    }
-
-    #[test]
-    fn an_ipv6_subscriber_is_one_address_and_a_mapped_one_is_ipv4() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use contracts::instance::McpServer;
+use contracts::{PlanName, instance::McpServer};
 use secrecy::SecretString;
 use settings::{Env, Error, PublicAddress};
 use store::Database;
 use url::Url;
 
-use crate::disk::DiskConfig;
+use crate::plans::PlansConfig;
 
 /// Everything deploy-control is told from outside.
 #[derive(Clone)]
@@ -29,8 +29,10 @@ pub struct Config {
     pub instance: InstanceSettings,
     /// How instances are worked on.
     pub reconcile: ReconcileConfig,
-    /// How much disk they may use.
-    pub disk: DiskConfig,
+    /// What plans there are.
+    pub plans: PlansConfig,
+    /// How long after all instances' disk use was measured it is measured again.
+    pub measure_disk_every: Duration,
 }
 
 /// The services that are called, and what is shown to them.
@@ -59,8 +61,10 @@ pub struct EngineConfig {
     pub image: String,
     /// The program, and its arguments, that instances run with the process engine.
     pub command: Vec<String>,
-    /// What an instance may use.
-    pub limits: Limits,
+    /// The shim's file, for images that know nothing of Beaver: beside this program.
+    pub shim: PathBuf,
+    /// Where it is put for containers to find it.
+    pub shim_folder: PathBuf,
     /// The first instance's user id is the one after this.
     pub uid_base: u32,
     /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
@@ -85,6 +89,8 @@ pub struct Limits {
     pub nano_cpus: i64,
     /// Processes and threads.
     pub pids: i64,
+    /// Its /tmp, in bytes; what is in it counts as memory.
+    pub tmp_bytes: i64,
 }
 
 /// What stands in every instance's `config.json`.
@@ -119,14 +125,10 @@ impl Config {
     /// The first [`Error`] found; it names the setting and the cure.
     pub fn from_env(env: &Env) -> Result<Self, Error> {
         let data_dir = absolute(env)?;
-        let database = match env.sensitive("DATABASE_URL")? {
-            Some(url) => Database::Postgres { url, schema: "deploy_control".into() },
-            None => Database::Sqlite(data_dir.join("deploy-control").join("registry.db")),
-        };
+        let database = Database::from_env(env, "deploy_control", &data_dir, "deploy-control/registry.db")?;
         Ok(Self {
             listen: env.string("DEPLOY_LISTEN")?,
             database,
-            data_dir,
             tokens: env.live_secrets("DEPLOY_CONTROL_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
             peers: Peers {
                 authz_url: env.url("BEAVER_AUTHZ_URL")?,
@@ -134,7 +136,7 @@ impl Config {
                 router_url: env.url("BEAVER_ROUTER_INTERNAL_URL")?,
                 router_token: env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?,
             },
-            engine: EngineConfig::from_env(env)?,
+            engine: EngineConfig::from_env(env, &data_dir)?,
             instance: InstanceSettings {
                 public: env.public_address()?,
                 issuer: env.string("AUTHZ_ISSUER")?,
@@ -146,18 +148,22 @@ impl Config {
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
             },
-            disk: DiskConfig {
+            plans: PlansConfig {
+                file: data_dir.join("deploy-control").join(env.string("BEAVER_PLANS_FILE")?),
+                default: default_plan(env)?,
+                limits: limits(env)?,
                 // 0 is no limit.
-                limit_bytes: Some(u64::from(env.parse::<u32>("BEAVER_INSTANCE_DISK_MB")?) << 20)
+                disk_bytes: Some(u64::from(env.parse::<u32>("BEAVER_INSTANCE_DISK_MB")?) << 20)
                     .filter(|limit| *limit > 0),
-                every: Duration::from_secs(60),
             },
+            measure_disk_every: Duration::from_secs(60),
+            data_dir,
         })
     }
 }
 
 impl EngineConfig {
-    fn from_env(env: &Env) -> Result<Self, Error> {
+    fn from_env(env: &Env, data_dir: &std::path::Path) -> Result<Self, Error> {
         let kind = match env.optional("BEAVER_ENGINE").as_deref() {
             None | Some("docker") => EngineKind::Docker,
             Some("process") => EngineKind::Process,
@@ -172,11 +178,6 @@ impl EngineConfig {
         if prefix.len() > 40 || !prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
             return Err(invalid("BEAVER_PREFIX", "at most 40 lower-case letters, digits and hyphens".into()));
         }
-        let cpus: f64 = env.parse("BEAVER_INSTANCE_CPUS")?;
-        if !(cpus.is_finite() && (0.01..=1024.0).contains(&cpus)) {
-            return Err(invalid("BEAVER_INSTANCE_CPUS", "it must be from 0.01 to 1024".into()));
-        }
-        let memory_mb = positive(env, "BEAVER_INSTANCE_MEMORY_MB")?;
         let uid_base: u32 = env.parse("BEAVER_INSTANCE_UID_BASE")?;
         // Below are the ids of people, the system and our services; above those that the kernel keeps.
         if !(10_100..=2_000_000_000).contains(&uid_base) {
@@ -188,15 +189,30 @@ impl EngineConfig {
             docker_socket: docker_socket.into(),
             image: env.string("BEAVER_INSTANCE_IMAGE")?,
             command: env.string("BEAVER_INSTANCE_COMMAND")?.split_whitespace().map(str::to_owned).collect(),
-            limits: Limits {
-                memory_bytes: (memory_mb as i64).saturating_mul(1 << 20),
-                nano_cpus: (cpus * 1e9) as i64,
-                pids: positive(env, "BEAVER_INSTANCE_PIDS")? as i64,
-            },
+            shim: std::env::current_exe().map(|program| program.with_file_name(shim::FILE)).unwrap_or_default(),
+            shim_folder: data_dir.join("deploy-control").join("shim"),
             uid_base,
             log: [("BEAVER_LOG", env.string("BEAVER_LOG")?), ("BEAVER_LOG_FORMAT", env.string("BEAVER_LOG_FORMAT")?)],
         })
     }
+}
+
+fn limits(env: &Env) -> Result<Limits, Error> {
+    let cpus: f64 = env.parse("BEAVER_INSTANCE_CPUS")?;
+    if !(cpus.is_finite() && (0.01..=1024.0).contains(&cpus)) {
+        return Err(invalid("BEAVER_INSTANCE_CPUS", "it must be from 0.01 to 1024".into()));
+    }
+    Ok(Limits {
+        memory_bytes: (positive(env, "BEAVER_INSTANCE_MEMORY_MB")? as i64).saturating_mul(1 << 20),
+        nano_cpus: (cpus * 1e9) as i64,
+        pids: positive(env, "BEAVER_INSTANCE_PIDS")? as i64,
+        tmp_bytes: 64 << 20,
+    })
+}
+
+fn default_plan(env: &Env) -> Result<PlanName, Error> {
+    let key = "BEAVER_DEFAULT_PLAN";
+    env.string(key)?.parse().map_err(|error: contracts::NotAPlanName| invalid(key, error.to_string()))
 }
 
 fn absolute(env: &Env) -> Result<PathBuf, Error> {
@@ -245,10 +261,14 @@ mod tests {
     fn defaults_are_enough_once_there_are_secrets() {
         let config = Config::from_env(&env()).unwrap();
         assert_eq!(config.engine.kind, EngineKind::Docker);
-        assert_eq!(config.engine.limits, Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128 });
+        let limits = Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128, tmp_bytes: 64 << 20 };
+        assert_eq!((config.plans.limits, config.plans.default.is_workspace()), (limits, true));
+        assert_eq!(config.plans.file, config.data_dir.join("deploy-control/plans.toml"));
+        let elsewhere = Config::from_env(&env().with("BEAVER_PLANS_FILE", "/etc/plans.toml")).unwrap();
+        assert_eq!(elsewhere.plans.file, PathBuf::from("/etc/plans.toml"));
         assert!(config.data_dir.is_absolute());
-        assert_eq!(config.disk.limit_bytes, Some(2 << 30));
-        assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().disk.limit_bytes, None);
+        assert_eq!(config.plans.disk_bytes, Some(2 << 30));
+        assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().plans.disk_bytes, None);
         assert!(matches!(config.database, Database::Sqlite(_)));
     }
 
@@ -262,6 +282,7 @@ mod tests {
             ("BEAVER_INSTANCE_PIDS", "0"),
             ("BEAVER_INSTANCE_DISK_MB", "-1"),
             ("BEAVER_INSTANCE_UID_BASE", "0"),
+            ("BEAVER_DEFAULT_PLAN", "No Plan"),
             ("BEAVER_DATA_DIR", "/a:b"),
             ("BEAVER_RECONCILE_CONCURRENCY", "0"),
         ] {

@@ -16,21 +16,13 @@ use crate::{
     chain,
     folders::{self, Folders},
     hub::Hub,
+    plans::Plans,
     registry::{self, NewEvent, Registry, Row},
 };
 
 /// How much of the limit must be free again before an instance may write again: a twentieth, so that it does not go to and
 /// fro.
 const FREED: u64 = 20;
-
-/// How disk is measured.
-#[derive(Debug, Clone, Copy)]
-pub struct DiskConfig {
-    /// What an instance's data may take, in bytes; `None`: as much as there is.
-    pub limit_bytes: Option<u64>,
-    /// How long after all were measured they are measured again.
-    pub every: Duration,
-}
 
 /// Measures, one instance after the other.
 pub struct Meter {
@@ -40,8 +32,10 @@ pub struct Meter {
     pub folders: Folders,
     /// Who is told.
     pub hub: Arc<Hub>,
-    /// How.
-    pub config: DiskConfig,
+    /// What each may take.
+    pub plans: Plans,
+    /// How long after all were measured they are measured again.
+    pub every: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +56,7 @@ impl Meter {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.config.every) => {}
+                () = tokio::time::sleep(self.every) => {}
             }
         }
     }
@@ -93,7 +87,12 @@ impl Meter {
 
     /// Measures one, and tells of it; whether it is over its limit.
     async fn measure(&self, row: &Row) -> Result<bool, Error> {
-        let notice = match self.config.limit_bytes {
+        let limit_bytes = match self.plans.get(&row.plan) {
+            Ok(plan) => plan.disk_bytes,
+            // It goes on as it is, and nobody says now what it may take.
+            Err(_) => return Ok(row.disk_full),
+        };
+        let notice = match limit_bytes {
             // The limit was taken away.
             None if row.disk_full => None,
             None => return Ok(false),

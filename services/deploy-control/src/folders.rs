@@ -388,18 +388,39 @@ impl Folders {
         self.exclusive(id, move || Ok(this.instances.remove_file(format!("{id}/config/registration.json"))?)).await
     }
 
-    /// How much an instance's data takes; `None` when there is none.
+    /// Removes all of an instance's folders, with whatever is in them; links are removed, not followed. That they are not
+    /// there is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn remove(&self, id: InstanceId) -> Result<(), Error> {
+        let this = self.clone();
+        self.exclusive(id, move || {
+            this.run.remove_tree(id.to_string())?;
+            Ok(this.instances.remove_tree(id.to_string())?)
+        })
+        .await
+    }
+
+    /// How much an instance takes in the two folders it may write to; `None` when there is none.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
     pub async fn disk_use(&self, id: InstanceId) -> Result<Option<DiskUse>, Error> {
         let this = self.clone();
-        blocking(move || match this.instances.size(format!("{id}/data"), MAX_MEASURED) {
-            Ok(bytes) => Ok(Some(DiskUse::Bytes(bytes))),
-            Err(beneath::Error::TooLarge { .. }) => Ok(Some(DiskUse::Uncounted)),
-            Err(beneath::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+        blocking(move || {
+            let mut sum = None;
+            for (root, folder) in [(&this.instances, "data"), (&this.run, "in")] {
+                match root.size(format!("{id}/{folder}"), MAX_MEASURED) {
+                    Ok(bytes) => sum = Some(sum.unwrap_or(0) + bytes),
+                    Err(beneath::Error::TooLarge { .. }) => return Ok(Some(DiskUse::Uncounted)),
+                    Err(beneath::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(sum.map(DiskUse::Bytes))
         })
         .await
     }

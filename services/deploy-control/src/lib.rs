@@ -11,6 +11,7 @@ pub mod folders;
 pub mod hub;
 pub mod peers;
 pub mod plan;
+pub mod plans;
 pub mod reconcile;
 pub mod registry;
 pub mod turns;
@@ -27,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use config::{Config, EngineKind};
 use engine::{Engine, ErrorKind};
-use reconcile::{Parts, Reconciler, UnitTemplate};
+use reconcile::{Parts, Reconciler};
 
 /// deploy-control, ready to serve.
 pub struct Service {
@@ -64,6 +65,7 @@ impl Service {
             registry.pass_over_uid(uid).await?;
         }
         let entropy = Entropy::system();
+        let (plans, keeper) = plans::Plans::open(config.plans.clone(), engine.runs_images());
         let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
         let env = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let parts = Parts {
@@ -74,18 +76,26 @@ impl Service {
             peers: peers::Peers::new(&config.peers),
             entropy,
             config: config.reconcile,
-            template: UnitTemplate { limits: config.engine.limits, env },
+            plans: plans.clone(),
+            workspace_env: env,
         };
         let reconciler = Reconciler::start(parts, stop.clone());
         let tasks = TaskTracker::new();
-        let meter =
-            disk::Meter { registry: registry.clone(), folders: folders.clone(), hub: hub.clone(), config: config.disk };
+        let meter = disk::Meter {
+            registry: registry.clone(),
+            folders: folders.clone(),
+            hub: hub.clone(),
+            plans: plans.clone(),
+            every: config.measure_disk_every,
+        };
         tasks.spawn(meter.run(stop.clone()));
+        tasks.spawn(keeper.keep(stop.clone()));
         tasks.close();
         let api = api::Api {
             registry: registry.clone(),
             hub,
             folders,
+            plans,
             reconciler: reconciler.clone(),
             stop,
             staging: turns::Turns::default(),

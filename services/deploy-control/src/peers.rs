@@ -55,6 +55,26 @@ impl Peers {
         self.router.json(request).await
     }
 
+    /// Asks a program that knows nothing of Beaver whether it is there: any answer of its own below 500 says so.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn answers(&self, id: InstanceId, path: &str) -> Result<(), CallError> {
+        let request = self.router.request(Method::GET, &internal_path(id, path)).timeout(HEALTH_LIMIT);
+        match self.router.send(request).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Unexpected { status, .. }) if status < 500 => Ok(()),
+            // The router's own refusals are about what we ask it for.
+            Err(CallError::Refused { problem, .. })
+                if problem.status < 500 && !["service_token_required", "not_found"].contains(&&*problem.code) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Tells an instance its owner, and to get its own identity.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub struct Observed {
     pub folders: bool,
     /// Whether those that are there have the owner and the rights that they need.
     pub owned: bool,
-    /// The generation of its current `config.json`.
+    /// The generation of its current `config.json`; for one that reads none, the one that it should be.
     pub config: Option<i64>,
 }
 
@@ -55,6 +55,8 @@ pub enum Step {
     Prepare,
     /// Give its folders, and what is in its data, the owner and the rights that they need. They stay the same folders.
     Mend,
+    /// Take over this generation, which is newer than any that the row knows of: the row was restored from before it.
+    Adopt(i64),
     /// Make this generation's configuration the current one.
     UseConfig(i64),
     /// Stop its unit. `then_up`: only to start it again.
@@ -66,6 +68,8 @@ pub enum Step {
     NoteRestarted,
     /// Remove its unit.
     Remove,
+    /// Remove its folders with everything in them.
+    RemoveFolders,
     /// Make its unit.
     Create,
     /// Get a one-time token for it. Needs nothing of the unit.
@@ -116,16 +120,31 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
         Seen::Absent => (None, true),
         Seen::Unit { unit, current } => (Some(unit), *current),
     };
+    if let Some(there) = seen.config.filter(|there| *there > row.config_generation)
+        && row.plan.is_workspace()
+        && row.desired != Desired::Deleted
+    {
+        return vec![Step::Adopt(there)];
+    }
     match row.desired {
         Desired::Running if row.phase == Phase::Failed => down(row, unit, Goal::Failed),
         Desired::Running => up(row, seen, unit, current, now_ms),
         Desired::Stopped => down(row, unit, Goal::Stopped),
         Desired::Deleted => {
             let mut steps = down(row, unit, Goal::Deleted);
+            let settle = steps.iter().position(|step| matches!(step, Step::Settle(_)));
+            // What could not be removed is tried again, but not at once.
+            if settle.is_some() && row.next_attempt_at_ms > now_ms {
+                return vec![Step::WaitUntil(row.next_attempt_at_ms)];
+            }
+            if settle.is_some() && !row.has_its_owner() {
+                // Nobody ever had it, or it could not be wanted gone. Last, since its unit has them mounted.
+                steps.insert(steps.len() - 1, Step::RemoveFolders);
+            }
             if unit.is_some() {
                 // After stopping, before saying that it is gone.
-                let at = steps.iter().position(|step| matches!(step, Step::Settle(_))).unwrap_or(steps.len());
-                steps.insert(at, Step::Remove);
+                let at = steps.iter().position(|step| matches!(step, Step::RemoveFolders | Step::Settle(_)));
+                steps.insert(at.unwrap_or(steps.len()), Step::Remove);
             }
             steps
         }
@@ -154,7 +173,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     let reconfigured = target != row.applied_config_generation;
     let fulfilled = running
         && known_run
-        && row.registered
+        && row.has_its_owner()
         && row.phase == Phase::Ready
         && row.route == Some(RouteState::Running)
         && row.observed_generation == row.generation
@@ -170,16 +189,18 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     if row.next_attempt_at_ms > now_ms {
         return vec![Step::WaitUntil(row.next_attempt_at_ms)];
     }
-    // A folder that was lost has taken the configuration with it, or is not the one that is mounted.
-    let use_config = seen.config != Some(target) || !seen.folders;
+    // A folder that was lost has taken the configuration with it, and is not the one that is mounted any more.
+    let lost = !seen.folders;
+    let use_config = row.plan.is_workspace() && (seen.config != Some(target) || lost);
     let renew = unit.is_some() && (!current || state == Some(UnitState::Broken));
     let process_is_old = known_run && reconfigured;
     // Stopped for one of these, and then something came in between.
-    let on_purpose = reconfigured || row.restart_pending() || renew || use_config || state == Some(UnitState::Paused);
+    let on_purpose =
+        reconfigured || row.restart_pending() || renew || lost || use_config || state == Some(UnitState::Paused);
     if row.ready_run.is_some() && !running && !on_purpose {
         return vec![Step::NoteDown];
     }
-    let must_go_down = renew || use_config || row.restart_pending() || process_is_old;
+    let must_go_down = renew || lost || use_config || row.restart_pending() || process_is_old;
 
     let mut steps = Vec::new();
     let mut is_up = running;
@@ -195,7 +216,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     if renew {
         steps.push(Step::Remove);
     }
-    if !seen.folders {
+    if lost {
         steps.push(Step::Prepare);
     } else if !seen.owned {
         steps.push(Step::Mend);
@@ -207,15 +228,15 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         steps.push(Step::Create);
     }
     if !is_up {
-        if !row.registered {
+        if !row.has_its_owner() {
             steps.push(Step::Identify);
         }
         steps.push(Step::Start);
     }
-    if !(is_up && known_run && row.registered) {
+    if !(is_up && known_run && row.has_its_owner()) {
         steps.push(Step::AwaitHealthy(target));
     }
-    if !row.registered {
+    if !row.has_its_owner() {
         steps.push(Step::Register);
     }
     steps.push(Step::Settle(Goal::Ready));

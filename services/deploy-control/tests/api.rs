@@ -30,6 +30,8 @@ async fn nothing_is_answered_without_the_token() {
         ("POST", format!("{instance}/start")),
         ("POST", format!("{instance}/restart")),
         ("POST", format!("{instance}/retry")),
+        ("POST", format!("{instance}/plan")),
+        ("POST", format!("{instance}/discard")),
         ("GET", format!("{instance}/events?account_id={}", alice.account)),
         ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
         ("GET", "/api/routes".into()),
@@ -52,7 +54,7 @@ async fn nothing_is_answered_without_the_token() {
     assert!(list.instances.is_empty(), "nothing was taken");
     let described: serde_json::Value =
         service.client.get(format!("{}/openapi.json", service.base)).send().await.unwrap().json().await.unwrap();
-    assert_eq!(described["paths"].as_object().unwrap().len(), 12, "every call is described");
+    assert_eq!(described["paths"].as_object().unwrap().len(), 14, "every call is described");
 }
 
 #[tokio::test]
@@ -66,7 +68,7 @@ async fn another_persons_instance_is_not_found_whatever_is_asked() {
         let thief = json!({ "account_id": bob.account });
         let mut posts =
             vec![("/api/instances/resolve".to_owned(), json!({ "account_id": bob.account, "slug": alice.slug }))];
-        for wish in ["stop", "start", "restart", "retry"] {
+        for wish in ["stop", "start", "restart", "retry", "discard"] {
             posts.push((format!("/api/instances/{}/{wish}", alice.id), thief.clone()));
         }
         // Also with a provider that would be refused: that too would tell that the instance is there.
@@ -332,7 +334,7 @@ async fn the_newest_events_are_answered_oldest_first() {
 }
 
 /// Everything that a container could be asked for, and everything of a row that only Beaver itself writes.
-const NOT_FOR_CALLERS: [&str; 34] = [
+const NOT_FOR_CALLERS: [&str; 44] = [
     "image",
     "command",
     "entrypoint",
@@ -358,7 +360,17 @@ const NOT_FOR_CALLERS: [&str; 34] = [
     "limits",
     "memory_mb",
     "memory_bytes",
+    "disk_mb",
+    "tmp_mb",
+    "cpus",
     "pids",
+    "port",
+    "health",
+    "plans",
+    "program",
+    "shim",
+    "working_dir",
+    "sign_in",
     "host_config",
     "HostConfig",
     "folders",
@@ -390,6 +402,9 @@ async fn no_caller_can_name_anything_but_instances() {
     for wish in ["stop", "start", "restart", "retry"] {
         bodies.push((format!("/api/instances/{}/{wish}", alice.id), owner.clone()));
     }
+    // A plan by its name, and nothing of what it says.
+    bodies.push((format!("/api/instances/{}/plan", alice.id), json!({ "plan": "workspace" })));
+    bodies[0].1["plan"] = json!("workspace");
     let refused = async |path: &str, body: &serde_json::Value, token: &str| {
         let url = format!("{}{path}", service.base);
         let answer = service.client.post(url).bearer_auth(token).json(body).send().await.unwrap();
@@ -405,6 +420,25 @@ async fn no_caller_can_name_anything_but_instances() {
             }
             for (body, token) in places.iter().flat_map(|body| [(body, TOKEN), (body, previous)]) {
                 assert_eq!(refused(path, body, token).await, (400, "invalid_request".into()), "{path} {member}");
+            }
+        }
+        // A plan is named where that is meant, and nowhere else.
+        if body.get("plan").is_none() {
+            let mut with_plan = body.clone();
+            with_plan["plan"] = json!("workspace");
+            assert_eq!(refused(path, &with_plan, TOKEN).await, (400, "invalid_request".into()), "{path}");
+        } else {
+            for (plan, answer) in [
+                (json!("alpine:latest"), (422, "plan_unknown")),
+                (json!("../plans"), (422, "plan_unknown")),
+                (json!(""), (422, "plan_unknown")),
+                (json!("notes"), (422, "plan_unknown")),
+                (json!({ "image": "alpine", "port": 80 }), (400, "invalid_request")),
+                (json!(["workspace"]), (400, "invalid_request")),
+            ] {
+                let mut with_plan = body.clone();
+                with_plan["plan"] = plan;
+                assert_eq!(refused(path, &with_plan, TOKEN).await, (answer.0, answer.1.into()), "{path}");
             }
         }
         // Said twice, the first or the second could be the one that is checked.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use contracts::deploy::{EventCode, Phase};
 use secrecy::ExposeSecret;
-use support::{Person, Running, World, sqlite_world, worlds};
+use support::{Person, Running, World, sqlite_world, until, worlds};
 
 const CANARY: &str = "sk-canary-8f3b1d";
 
@@ -136,7 +136,7 @@ async fn killed_in_the_middle_of_a_change_it_is_finished_or_taken_back() {
         }
         world.engine.hold(step);
         service.configure(&alice, CANARY).await;
-        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        until("held", || world.engine.is_holding(step)).await;
         service.kill();
         world.engine.release();
         let service = world.start().await;
@@ -195,6 +195,38 @@ fn find(folder: &std::path::Path, needle: &[u8], holding: &mut Vec<std::path::Pa
 }
 
 #[tokio::test]
+async fn a_registry_from_before_takes_over_what_was_configured_since() {
+    for world in worlds().await {
+        let (service, alice) = ready(&world).await;
+        let before: (i64, i64) =
+            sqlx::query_as("SELECT config_generation, applied_config_generation FROM instances WHERE id = $1")
+                .bind(alice.id.to_string())
+                .fetch_one(world.store.pool())
+                .await
+                .unwrap();
+        assert_eq!(before, (0, 0));
+        for key in ["sk-first", CANARY] {
+            service.configure(&alice, key).await;
+            service.settled(&alice, Phase::Ready).await;
+        }
+        service.kill();
+        // As a back-up of the registry alone brings it back, on another day.
+        sqlx::query("UPDATE instances SET config_generation = 0, applied_config_generation = 0, ready_run = NULL")
+            .execute(world.store.pool())
+            .await
+            .unwrap();
+        let service = world.start().await;
+        let taken = service.until(&alice, "taken over", |i| i.phase == Phase::Ready && i.config_generation == 2).await;
+        assert_eq!(taken.applied_config_generation, 2);
+        assert_eq!(key(&world, &alice).as_deref(), Some(CANARY), "what she gave last stays");
+        let next = service.configure(&alice, "sk-third").await;
+        assert_eq!(next.config_generation, 3, "what comes now is newer than all there was");
+        service.settled(&alice, Phase::Ready).await;
+        assert_eq!(key(&world, &alice).as_deref(), Some("sk-third"));
+    }
+}
+
+#[tokio::test]
 async fn what_the_operator_changes_reaches_instances_that_are_there() {
     let mut world = sqlite_world().await;
     let (service, alice) = ready(&world).await;
@@ -203,11 +235,7 @@ async fn what_the_operator_changes_reaches_instances_that_are_there() {
     service.kill();
     world.config.instance.issuer = "http://another-issuer:19090".into();
     let service = world.start().await;
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    while world.engine.count("start", alice.id) < 3 {
-        assert!(tokio::time::Instant::now() < deadline, "it goes on as before");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until("started with it", || world.engine.count("start", alice.id) >= 3).await;
     service.settled(&alice, Phase::Ready).await;
     assert_eq!(world.current_config(alice.id).issuer, world.config.instance.issuer);
     assert_eq!(key(&world, &alice).as_deref(), Some(CANARY), "and the same provider");

@@ -8,13 +8,13 @@ use contracts::{
     deploy::{EventCode, Phase},
     instance::DiskNotice,
 };
-use deploy_control::disk::DiskConfig;
-use support::{Person, Running, World, sqlite_world, worlds};
+use support::{Person, Running, World, eventually, sqlite_world, worlds};
 
 const MB: u64 = 1 << 20;
 
 fn limited(world: &mut World, limit_mb: Option<u64>) {
-    world.config.disk = DiskConfig { limit_bytes: limit_mb.map(|mb| mb * MB), every: Duration::from_millis(10) };
+    world.config.plans.disk_bytes = limit_mb.map(|mb| mb * MB);
+    world.config.measure_disk_every = Duration::from_millis(10);
 }
 
 fn data(world: &World, person: &Person) -> PathBuf {
@@ -35,15 +35,12 @@ async fn ready(world: &World, name: &str) -> (Running, Person) {
 
 /// Waits until so many events of this kind were told.
 async fn told(service: &Running, person: &Person, code: EventCode, times: usize) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    loop {
+    eventually(async || {
         let codes = service.codes(person).await;
-        if codes.iter().filter(|told| **told == code).count() == times {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{code:?} is not told {times} times: {codes:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let so_often = codes.iter().filter(|told| **told == code).count() == times;
+        so_often.then_some(()).ok_or_else(|| format!("{code:?} is not told {times} times: {codes:?}"))
+    })
+    .await;
 }
 
 /// Waits until others were measured, which are measured after this one.
@@ -51,7 +48,8 @@ async fn measured_again(service: &Running, world: &World, n: usize) {
     let marker = Person::named(&format!("marker-{n}"));
     service.register(&marker).await;
     service.settled(&marker, Phase::Ready).await;
-    fs::write(data(world, &marker).join("big"), vec![1; 3 * MB as usize]).unwrap();
+    // What it writes beside its socket counts too.
+    fs::write(world.config.data_dir.join(format!("run/{}/in/big", marker.id)), vec![1; 3 * MB as usize]).unwrap();
     told(service, &marker, EventCode::DiskFull, 1).await;
 }
 
@@ -86,8 +84,10 @@ async fn it_is_told_once_and_so_is_that_there_is_room_again() {
         assert_eq!(notice(&world, &alice).unwrap().limit_bytes, 2 * MB);
         told(&service, &alice, EventCode::DiskFull, 1).await;
 
-        // A little less is no room yet.
-        fs::write(data(&world, &alice).join("a/b/more"), vec![1; MB as usize - 60_000]).unwrap();
+        // A little less is no room yet. At once: a file that is being written anew is empty for a moment.
+        let less = world.config.data_dir.join("less");
+        fs::write(&less, vec![1; MB as usize - 60_000]).unwrap();
+        fs::rename(less, data(&world, &alice).join("a/b/more")).unwrap();
         measured_again(&service, &world, 4).await;
         assert!(notice(&world, &alice).is_some());
         fs::remove_file(data(&world, &alice).join("a/b/more")).unwrap();

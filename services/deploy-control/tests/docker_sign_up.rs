@@ -14,10 +14,7 @@ use deploy_control::{
     engine::{Engine, docker::Docker},
 };
 use host::Host;
-use support::{
-    Person, Running,
-    neighbours::{Neighbours, Runs},
-};
+use support::{Person, Running, neighbours::Neighbours};
 
 /// Not a test: what the engine starts. See [`instance`].
 #[test]
@@ -27,26 +24,18 @@ fn as_an_instance() {
 
 /// The service on the host's engine, with false neighbours.
 async fn start(host: &Host) -> Running {
-    start_with(host, host.config.engine.limits).await
+    start_with(host, host.config.plans.limits).await
 }
 
 /// The same, with these limits for instances.
 async fn start_with(host: &Host, limits: Limits) -> Running {
     let engine: Arc<dyn Engine> = Arc::new(Docker::new(&host.config.engine));
-    let (units, folder) = (engine.clone(), host.folder.path().to_owned());
-    let run_of: Runs = Arc::new(move |id| {
-        let (units, socket) = (units.clone(), folder.join("run").join(id.to_string()).join("in/http.sock"));
-        Box::pin(async move {
-            let run = units.observe(id).await.ok()??.run?;
-            // As the router knows it: by somebody who is there.
-            tokio::net::UnixStream::connect(socket).await.ok().map(|_| run)
-        })
-    });
+    let run_of = support::answering_runs(engine.clone(), host.folder.path().to_owned());
     let neighbours = Neighbours::start(run_of, host.folder.path().to_owned()).await;
     let mut config = host.config.clone();
     config.peers.authz_url = neighbours.authz_url.parse().unwrap();
     config.peers.router_url = neighbours.router_url.parse().unwrap();
-    config.engine.limits = limits;
+    config.plans.limits = limits;
     // The attempts together last longer than an image's id is believed, so that the last ones see another image.
     config.reconcile.first_retry = Duration::from_millis(600);
     let mut service = support::start(&config, engine).await;
@@ -95,7 +84,7 @@ async fn an_image_that_cannot_be_run_fails_with_its_reason_and_a_start_works_wit
 async fn what_the_engine_refuses_fails_with_its_reason_and_goes_on_under_another_setting() {
     let Some(host) = Host::new().await else { return };
     // Less than any engine gives.
-    let service = start_with(&host, Limits { memory_bytes: 1 << 20, ..host.config.engine.limits }).await;
+    let service = start_with(&host, Limits { memory_bytes: 1 << 20, ..host.config.plans.limits }).await;
     let alice = Person::named("alice");
     service.register(&alice).await;
     let failed = service.settled(&alice, Phase::Failed).await;

@@ -6,11 +6,11 @@ mod host;
 mod instance;
 
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
-use contracts::{AccountId, InstanceId};
+use contracts::{AccountId, InstanceId, PlanName};
 use deploy_control::{
     config::{Config, EngineConfig},
     engine::{
-        Engine, ErrorKind, InstanceSpec,
+        Engine, ErrorKind, InstanceSpec, Program,
         conformance::{self, answer_to},
         docker::Docker,
         process::Processes,
@@ -36,9 +36,11 @@ async fn instance_of(config: &Config, folders: &Folders, number: i64) -> Instanc
     InstanceSpec {
         id: row.id,
         generation: 1,
+        plan: row.plan.clone(),
+        program: Program::Workspace,
         uid: folders.uid(&row),
         folders: folders.paths(row.id),
-        limits: config.engine.limits,
+        limits: config.plans.limits,
         env: vec![("BEAVER_LOG".into(), "info".into())],
     }
 }
@@ -52,6 +54,7 @@ fn row(number: i64) -> Row {
         uid: 20_000 + u32::try_from(number).unwrap(),
         slug: format!("person-{number}").parse().unwrap(),
         account_id: AccountId::from_uuid(uuid),
+        plan: PlanName::workspace(),
         desired: Desired::Running,
         generation: 1,
         observed_generation: 0,
@@ -99,12 +102,12 @@ async fn children_end_with_their_engine() {
     let run = engine.observe(spec.id).await.unwrap().unwrap().run.unwrap();
     let pid = run.split('@').next().unwrap().to_owned();
     drop(engine);
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    // A zombie has ended: its parent, this program, is still there and just has not looked.
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(tokio::time::Instant::now() < deadline, "process {pid} goes on without its engine");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    conformance::eventually(async || {
+        // A zombie has ended: its parent, this program, is still there and just has not looked.
+        let ended = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        ended.then_some(()).ok_or_else(|| format!("process {pid} goes on without its engine"))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod support;
 
 use contracts::deploy::{Desired, EventCode, Phase};
 use deploy_control::engine::{ErrorKind, Unit, UnitState};
-use support::{Person, sqlite_world, worlds};
+use support::{Person, eventually, sqlite_world, until, worlds};
 
 #[tokio::test]
 async fn a_sign_up_becomes_a_workspace_once() {
@@ -56,6 +56,57 @@ async fn an_instance_that_lost_its_owner_gets_it_again() {
         service.wish(&alice, "restart").await;
         service.settled(&alice, Phase::Ready).await;
         assert_eq!(world.neighbours.owners_taken(alice.id), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_ever_had_is_taken_back_with_its_folders_and_nothing_else_is() {
+    for world in worlds().await {
+        let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
+        world.neighbours.set_refuse_owner(true);
+        service.register(&alice).await;
+        let failed = service.until(&alice, "failed", |instance| instance.phase == Phase::Failed).await;
+        assert_eq!(failed.phase, Phase::Failed);
+        let elsewhere = world.config.data_dir.join("elsewhere");
+        std::fs::write(&elsewhere, "kept").unwrap();
+        let data = world.config.data_dir.join(format!("instances/{}/data", alice.id));
+        std::os::unix::fs::symlink(&elsewhere, data.join("link")).unwrap();
+        std::os::unix::fs::symlink(&world.config.data_dir, data.join("all")).unwrap();
+
+        service.wish(&alice, "discard").await;
+        service.settled(&alice, Phase::Deleted).await;
+        for folder in ["run", "instances"] {
+            assert!(!world.config.data_dir.join(folder).join(alice.id.to_string()).exists(), "{folder}");
+        }
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "kept");
+        assert!(world.engine.units().is_empty(), "{}", world.store.name());
+        let (_, list) = service.get::<contracts::deploy::InstanceList>("/api/instances").await;
+        assert!(list.instances.is_empty(), "what is gone is not listed");
+        let body = serde_json::json!({ "account_id": alice.account });
+        let again =
+            service.post::<contracts::ProblemDetails>(&format!("/api/instances/{}/start", alice.id), &body).await;
+        assert_eq!(again.1.code, "instance_not_found");
+        let taken = Person { slug: alice.slug.clone(), ..Person::named("carol") };
+        let taken = service.post::<contracts::ProblemDetails>("/api/instances/register", &taken.wanted()).await;
+        assert_eq!(taken.1.code, "slug_taken", "a name is nobody else's for good");
+
+        // One that somebody had, also when it does not know its owner any more.
+        world.neighbours.set_refuse_owner(false);
+        service.register(&bob).await;
+        service.settled(&bob, Phase::Ready).await;
+        let body = serde_json::json!({ "account_id": bob.account });
+        let path = format!("/api/instances/{}/discard", bob.id);
+        let refused = service.post::<contracts::ProblemDetails>(&path, &body).await;
+        assert_eq!((refused.0.as_u16(), refused.1.code.as_str()), (409, "instance_had_owner"));
+        world.neighbours.set_refuse_owner(true);
+        service.wish(&bob, "stop").await;
+        service.settled(&bob, Phase::Stopped).await;
+        world.neighbours.forget_owner(bob.id);
+        service.wish(&bob, "start").await;
+        service.until(&bob, "failed", |instance| instance.phase == Phase::Failed).await;
+        let refused = service.post::<contracts::ProblemDetails>(&path, &body).await;
+        assert_eq!(refused.1.code, "instance_had_owner");
+        assert!(world.config_dir(bob.id).exists());
     }
 }
 
@@ -132,8 +183,7 @@ async fn killed_in_the_middle_of_each_step_it_finds_its_own_traces() {
             world.engine.hold(step);
             let service = world.start().await;
             service.register(&person).await;
-            // What it can do before the step that hangs, it does.
-            tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+            until("held", || world.engine.is_holding(step)).await;
             service.kill();
             world.engine.release();
 
@@ -216,9 +266,10 @@ async fn what_comes_down_by_itself_comes_back_until_it_is_too_much() {
         world.engine.crash(alice.id);
         crashes += 1;
         assert!(crashes < 20, "a crash loop without end");
-        while service.events(&alice).await.len() == told {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        eventually(async || {
+            (service.events(&alice).await.len() > told).then_some(()).ok_or_else(|| "a crash is not told".into())
+        })
+        .await;
     }
     let failed = service.settled(&alice, Phase::Failed).await;
     assert_eq!((failed.error.unwrap().code.as_str(), crashes), ("crash_loop", 4));
@@ -349,6 +400,38 @@ async fn an_instance_that_does_not_take_its_owner_fails_clearly() {
 }
 
 #[tokio::test]
+async fn a_new_image_takes_a_few_down_at_a_time_and_stops_no_sign_up() {
+    const PEOPLE: usize = 7;
+    /// How many may be down at once.
+    const RENEWALS: usize = 2;
+    let world = sqlite_world().await;
+    let service = world.start().await;
+    let people: Vec<Person> = (0..PEOPLE).map(|n| Person::named(&format!("person-{n}"))).collect();
+    for person in &people {
+        service.register(person).await;
+    }
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+    service.kill();
+    world.engine.set_image("newer");
+    world.engine.hold("remove");
+    let service = world.start().await;
+    let down = || people.iter().filter(|person| !world.engine.is_running(person.id)).count();
+    until("so many down as may be", || down() == RENEWALS).await;
+    // Somebody who comes now waits for none of them.
+    let late = Person::named("late");
+    service.register(&late).await;
+    service.settled(&late, Phase::Ready).await;
+    assert_eq!(down(), RENEWALS);
+    world.engine.release();
+    for person in &people {
+        until("made again", || world.engine.count("ensure", person.id) == 2).await;
+        service.settled(person, Phase::Ready).await;
+    }
+}
+
+#[tokio::test]
 async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
@@ -359,6 +442,7 @@ async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
     let orphan = Unit {
         id: Person::named("nobody").id,
         state: UnitState::Running,
+        plan: contracts::PlanName::workspace(),
         fingerprint: "x".into(),
         run: Some("run-x".into()),
     };
@@ -366,11 +450,7 @@ async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
     world.engine.set_image("newer");
     let service = world.start().await;
     service.until(&alice, "on its way", |instance| instance.phase == Phase::Ready).await;
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    while world.engine.count("ensure", alice.id) < 2 {
-        assert!(tokio::time::Instant::now() < deadline, "the old image stays");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until("made from the newer image", || world.engine.count("ensure", alice.id) >= 2).await;
     service.settled(&alice, Phase::Ready).await;
     let units = world.engine.units();
     assert!(units.contains(&orphan), "an orphan may be somebody's work");

@@ -10,7 +10,7 @@ use std::{
 
 use contracts::deploy::Phase;
 use deploy_control::config::EngineKind;
-use support::{Person, World, sqlite_world};
+use support::{Person, World, sqlite_world, until};
 
 /// A world in which each instance has its own user; `None` when this process is not root.
 async fn world_with_users() -> Option<World> {
@@ -84,11 +84,7 @@ async fn what_was_restored_as_root_is_given_back_and_nothing_else() {
 
     let service = world.start().await;
     let hers = (20_001, 20_001);
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-    while owner(&data) != hers || owner(&world.folder(&alice, "config/config.json")) != hers {
-        assert!(tokio::time::Instant::now() < deadline, "it stays root's");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until("hers", || owner(&data) == hers && owner(&world.folder(&alice, "config/config.json")) == hers).await;
     service.settled(&alice, Phase::Ready).await;
     for path in ["a", "a/b", "a/b/file", "a/link"] {
         assert_eq!(owner(&data.join(path)), hers, "{path}");
@@ -115,11 +111,7 @@ async fn one_that_runs_is_mended_where_it_is() {
     // What she may do herself is no reason to do anything.
     fs::set_permissions(world.folder(&alice, "data"), fs::Permissions::from_mode(0o755)).unwrap();
     let service = world.start().await;
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-    while owner(&world.folder(&alice, "data/restored")) != (20_001, 20_001) {
-        assert!(tokio::time::Instant::now() < deadline, "it stays root's");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until("hers", || owner(&world.folder(&alice, "data/restored")) == (20_001, 20_001)).await;
     service.settled(&alice, Phase::Ready).await;
     assert_eq!(world.engine.units(), before, "it goes on as it was");
     service.kill();

@@ -50,6 +50,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
         steps.need("bob signs out and in again", out_and_in).await?;
         world.pages(steps, &browsers).await?;
         world.operator(steps).await?;
+        world.tools(steps).await;
         world.stopped(steps, &browsers).await?;
         world.watched(steps, docker, &more).await?;
         world.changes(steps, &browsers.alice).await?;
@@ -62,9 +63,9 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
         world.up_again(steps, docker).await?;
         steps.check("still none", world.no_leaks(&keys)).await;
     }
-    // It is in the stack's network, which goes with `down`.
-    engine::remove(docker, &stack.container("fake-provider")).await?;
+    // Like a proxy of the operator's, the provider stays in the stack's network through `down`.
     operating::down_and_up(steps, stack, &provider, (alice, bob)).await?;
+    engine::remove(docker, &stack.container("fake-provider")).await?;
     steps.check("nothing is doubled", faults::no_doubles(docker, &prefix, 14)).await;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The whole path on each engine, against the stack that `beaver up` made: two people who have never met sign up, get a
 //! workspace each, give it a provider and talk to a model. Then everything is broken once.
 
+mod attack;
 mod docker;
 mod engine_restart;
 mod failing;
@@ -14,6 +15,7 @@ mod process;
 mod progress;
 mod sdk;
 mod strangers;
+mod tools;
 
 use beaver_tests::{browser::Browser, people::Person, provider::FakeProvider, stack::Stack};
 

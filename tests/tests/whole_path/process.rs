@@ -32,6 +32,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack, provider: &FakeProvider) -> a
         steps.check("bob cannot open alice's", world.bob_at_alices()).await;
         let sdk = async { world.openai_sdk().await.map(|key| keys.push(key)) };
         steps.check("the openai SDK lists models and chats, streaming and not", sdk).await;
+        world.tools(steps).await;
         before = world.everything().await?;
     }
     operating::down_and_up(steps, stack, provider, (alice.clone(), bob.clone())).await?;

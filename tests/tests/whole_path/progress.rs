@@ -33,6 +33,24 @@ impl World<'_> {
                 browser.find("#base_url").await.map(drop)
             };
             steps.check(&format!("portal-progress-{lang}: it goes on by itself"), goes_on).await;
+            let fitting = async {
+                let shows = async |address: &str| {
+                    let shown = browser.script("return document.getElementById('base_url').value").await?;
+                    ensure!(shown == address, "the address is {shown}, not {address}");
+                    anyhow::Ok(())
+                };
+                let (openai, deepseek) = ("https://api.openai.com/v1", "https://api.deepseek.com/v1");
+                shows(openai).await?;
+                browser.click("label.choice:has(input[value='deepseek'])").await?;
+                shows(deepseek).await?;
+                browser.fill("#base_url", openai).await?;
+                browser.click("label.choice:has(input[value='ollama'])").await?;
+                // Typed, not put there: it stays, whoever else's it is.
+                shows(openai).await
+            };
+            steps
+                .check(&format!("portal-onboarding-address-{lang}: the chosen provider's, unless typed"), fitting)
+                .await;
             let name = format!("portal-onboarding-finding-{lang}");
             let finding = async {
                 let nowhere =

@@ -80,3 +80,25 @@ async fn who_asks_for_slow_names_waits_alone() {
     assert!(matches!(dialer.dial(&alice, &slow[0]).await, Err(DialError::Timeout)));
     assert_eq!(since.elapsed(), RESOLVE);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_might_be_this_very_host_is_not_let_out() {
+    let network = Arc::new(Slow::default());
+    let allow = vec!["named.test".parse().unwrap(), "93.184.217.0/24".parse().unwrap()];
+    let rules = Rules { default: "allow-public".parse().unwrap(), allow, deny: Vec::new() };
+    let rules = tokio::sync::watch::channel(Arc::new(rules)).1;
+    let own = Arc::new(Own::new(Vec::new(), vec!["portal.slow.test".into()], Arc::clone(&network) as _));
+    let dialer = Dialer::new(rules, Arc::clone(&network) as _, Arc::clone(&own));
+    let tenant = Tenants::new(Limits::default(), clock::Clock::system()).get(InstanceId::from_uuid(uuid::Uuid::nil()));
+    for unknown in ["anybody.test:80", "93.184.216.34:80"] {
+        assert!(matches!(dialer.dial(&tenant, &target(unknown)).await, Err(DialError::NotYet)), "{unknown}");
+    }
+    // What the operator lets out even here needs no knowledge; nor does what is refused anyway.
+    for allowed in ["named.test:80", "93.184.217.1:80"] {
+        assert!(matches!(dialer.dial(&tenant, &target(allowed)).await, Err(DialError::Unreachable(_))), "{allowed}");
+    }
+    assert!(matches!(dialer.dial(&tenant, &target("10.0.0.1:80")).await, Err(DialError::Refused(_))));
+    // A name that is never answered keeps nobody in for good.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(dialer.dial(&tenant, &target("anybody.test:80")).await, Err(DialError::Unreachable(_))));
+}

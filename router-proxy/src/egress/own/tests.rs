@@ -1,4 +1,8 @@
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::future::BoxFuture;
 use settings::Env;
@@ -10,15 +14,21 @@ use super::*;
 struct Names {
     answers: Mutex<HashMap<&'static str, Vec<&'static str>>>,
     asked: Mutex<Vec<String>>,
-    silent: bool,
+    /// Nobody answers.
+    silent: AtomicBool,
+    /// The answer is that there is none to be had.
+    broken: AtomicBool,
 }
 
 impl Network for Names {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         self.asked.lock().unwrap().push(name.to_owned());
         Box::pin(async move {
-            if self.silent {
+            if self.silent.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
+            }
+            if self.broken.load(Ordering::SeqCst) {
+                return Err(io::Error::other("SERVFAIL"));
             }
             let found = self.answers.lock().unwrap().get(name).cloned();
             let found = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
@@ -62,7 +72,7 @@ async fn what_the_names_lead_to_is_own_and_stays_so_for_a_while() {
 
     let stop = Shutdown::new();
     let keeping = tokio::spawn(Arc::clone(&own).keep(stop.clone()));
-    own.ready().await;
+    assert!(own.known().await);
     assert!(has(&own, "93.184.216.1") && has(&own, "93.184.216.2"));
 
     // The name moves; both count until the old one is old.
@@ -72,28 +82,57 @@ async fn what_the_names_lead_to_is_own_and_stays_so_for_a_while() {
     tokio::time::sleep(KEPT).await;
     assert!(has(&own, "93.184.216.3") && !has(&own, "93.184.216.1"));
 
-    // It cannot be resolved for a while: what is known stays.
+    // It cannot be resolved, however long: what is known stays.
+    for failing in [&network.broken, &network.silent] {
+        failing.store(true, Ordering::SeqCst);
+        tokio::time::sleep(KEPT * 3).await;
+        assert!(has(&own, "93.184.216.3") && own.known().await);
+        failing.store(false, Ordering::SeqCst);
+        tokio::time::sleep(RETRY * 2).await;
+    }
+    // It is answered that it leads nowhere any more.
     network.answers.lock().unwrap().clear();
     tokio::time::sleep(KEPT / 2).await;
     assert!(has(&own, "93.184.216.3"));
+    tokio::time::sleep(KEPT).await;
+    assert!(!has(&own, "93.184.216.3"));
     stop.cancel();
     keeping.await.unwrap();
     assert!(network.asked.lock().unwrap().iter().any(|name| name == "away.test"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_without_an_answer_hold_nobody_up_for_long() {
-    let network = Arc::new(Names { silent: true, ..Names::default() });
-    let own = own(&[], &["portal.test"], &network);
-    let since = Instant::now();
-    own.ready().await;
-    assert_eq!(since.elapsed(), FIRST);
-    let keeping = tokio::spawn(Arc::clone(&own).keep(Shutdown::new()));
-    own.looked.subscribe().wait_for(|looked| *looked).await.unwrap();
-    let since = Instant::now();
-    own.ready().await;
-    assert_eq!(since.elapsed(), Duration::ZERO, "looked at once, they are not waited for again");
-    keeping.abort();
+async fn what_is_not_known_is_said_and_not_for_ever() {
+    let ways: [fn(&Names) -> &AtomicBool; 2] = [|network| &network.silent, |network| &network.broken];
+    for failing in ways {
+        let network = Arc::new(Names::default());
+        network.answers.lock().unwrap().insert("portal.test", vec!["93.184.216.1"]);
+        failing(&network).store(true, Ordering::SeqCst);
+        let own = own(&[], &["portal.test"], &network);
+        let keeping = tokio::spawn(Arc::clone(&own).keep(Shutdown::new()));
+        for _ in 0..3 {
+            let since = Instant::now();
+            assert!(!own.known().await);
+            assert_eq!(since.elapsed(), FIRST, "nobody is held up for long");
+        }
+        // As soon as it is answered, it is known.
+        failing(&network).store(false, Ordering::SeqCst);
+        let since = Instant::now();
+        while !own.known().await {}
+        assert!(since.elapsed() <= FIRST + SOON && has(&own, "93.184.216.1"));
+        keeping.abort();
+
+        failing(&network).store(true, Ordering::SeqCst);
+        let never = self::own(&[], &["portal.test"], &network);
+        let keeping = tokio::spawn(Arc::clone(&never).keep(Shutdown::new()));
+        tokio::time::sleep(GRACE - Duration::from_secs(1)).await;
+        let since = Instant::now();
+        assert!(never.known().await, "the grace is over meanwhile");
+        assert_eq!(since.elapsed(), Duration::from_secs(1));
+        assert!(never.known().await);
+        assert_eq!(since.elapsed(), Duration::from_secs(1), "and nobody waits any more");
+        keeping.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +142,7 @@ async fn a_name_with_countless_addresses_is_cut_short() {
     network.answers.lock().unwrap().insert("portal.test", many);
     let own = own(&[], &["portal.test"], &network);
     own.look().await;
-    assert_eq!(own.found().len(), MAX_FOUND);
+    assert_eq!(own.led()[0].to.len(), MAX_FOUND);
 }
 
 #[test]

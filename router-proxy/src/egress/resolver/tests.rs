@@ -51,6 +51,12 @@ impl Server {
             "slow.test." => return None,
             "half.test." if kind == RecordType::AAAA => return None,
             "half.test." => 300,
+            "lost.test." if kind == RecordType::A => return None,
+            "lost.test." => return Some(message),
+            "broken.test." => {
+                message.metadata.response_code = ResponseCode::ServFail;
+                return Some(message);
+            }
             _ => {
                 message.metadata.response_code = ResponseCode::NXDomain;
                 return Some(message);
@@ -91,7 +97,19 @@ async fn both_families_come_and_are_kept_as_long_as_they_say() {
     }
     assert_eq!(server.asked("long.test."), 2, "once for each family");
     assert_eq!(server.asked("none.test."), 6, "what says that it must not be kept is not");
-    assert!(lookup(resolver.clone(), "nowhere.test").await.is_err());
+}
+
+#[tokio::test]
+async fn that_there_is_none_is_told_apart_from_no_answer() {
+    let server = Server::start().await;
+    for (name, kind) in [
+        ("nowhere.test", io::ErrorKind::NotFound),
+        ("broken.test", io::ErrorKind::Other),
+        // Of one family it is known that there is none; of the other, nothing.
+        ("lost.test", io::ErrorKind::Other),
+    ] {
+        assert_eq!(lookup(server.resolver(), name).await.unwrap_err().kind(), kind, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -4,23 +4,13 @@
 //! those of the settings, and a `default` in the file outdoes theirs. A file with a mistake in it changes nothing: the
 //! rules before it go on, and where there are none yet, nothing is let out.
 
-use std::{
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use service::Shutdown;
+use settings::watched::{CHECK, Watched, WatchedError};
 use tokio::sync::watch;
 
 use super::Rules;
-
-/// How often it is looked whether the file has changed.
-const CHECK: Duration = Duration::from_secs(2);
-/// The most that is read of it, in bytes.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// Why a file's rules are not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -34,25 +24,16 @@ pub enum FileError {
         why: &'static str,
     },
     /// The file cannot be read.
-    #[error("it cannot be read")]
-    Read(#[source] io::Error),
-    /// It is larger than any list of rules.
-    #[error("it is larger than 1 MiB")]
-    Size,
+    #[error(transparent)]
+    Read(#[from] WatchedError),
 }
 
 /// The rules that are in force, those of the settings and those of a file.
 pub struct Ruling {
     settings: Rules,
-    path: PathBuf,
+    file: Watched,
     current: watch::Sender<Arc<Rules>>,
-    seen: Option<Version>,
-    /// What was wrong the last time it was looked at, which is not said again.
-    said: Option<String>,
 }
-
-/// What a file is known again by: device, inode, size, and when it was changed, in nanoseconds.
-type Version = (u64, u64, u64, i64, i64);
 
 /// Those who go by the rules see the newest.
 pub type Current = watch::Receiver<Arc<Rules>>;
@@ -61,7 +42,7 @@ impl Ruling {
     /// The rules of the settings, and those in the file at `path` if there is one.
     pub fn new(settings: Rules, path: PathBuf) -> (Self, Current) {
         let (current, seen) = watch::channel(Arc::new(settings.clone()));
-        let mut this = Self { settings, path, current, seen: None, said: None };
+        let mut this = Self { settings, file: Watched::new(path), current };
         if let Err(error) = this.look() {
             this.say(error);
             this.current.send_replace(Arc::new(Rules::nothing()));
@@ -84,61 +65,31 @@ impl Ruling {
 
     /// Looks at the file, and takes it over if it has changed.
     fn look(&mut self) -> Result<(), FileError> {
-        let version = version(&self.path).map_err(FileError::Read)?;
-        if version == self.seen {
-            return Ok(());
-        }
-        // Also when it turns out to be wrong: it is said once, not every time.
-        self.seen = version;
-        let rules = match version {
-            Some(_) => {
-                let rules = self.settings.with_file(&read(&self.path)?);
-                if self::version(&self.path).map_err(FileError::Read)? != version {
-                    // It is being written; it is read again when that is done.
-                    self.seen = None;
-                    return Ok(());
-                }
-                rules?
-            }
+        let Some(text) = self.file.look()? else { return Ok(()) };
+        let rules = match &text {
+            Some(text) => self.settings.with_file(text)?,
             None => self.settings.clone(),
         };
         metrics::gauge!("router_egress_rules_good").set(1.0);
         tracing::info!(
-            file = version.is_some(),
+            file = text.is_some(),
             allow = rules.allow.len(),
             deny = rules.deny.len(),
             default = ?rules.default,
             "the rules for what instances may reach"
         );
         self.current.send_replace(Arc::new(rules));
-        self.said = None;
+        self.file.is_good();
         Ok(())
     }
 
     fn say(&mut self, error: FileError) {
         metrics::gauge!("router_egress_rules_good").set(0.0);
         let cause = format!("{:#}", anyhow::Error::from(error));
-        if self.said.as_ref() == Some(&cause) {
-            return;
+        if self.file.is_news(&cause) {
+            tracing::error!(file = %self.file.path().display(), cause, "this file of egress rules is not taken over");
         }
-        self.said = Some(cause.clone());
-        tracing::error!(file = %self.path.display(), cause, "this file of egress rules is not taken over");
     }
-}
-
-fn version(path: &Path) -> io::Result<Option<Version>> {
-    match std::fs::metadata(path) {
-        Ok(found) => Ok(Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn read(path: &Path) -> Result<String, FileError> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(FileError::Read)?;
-    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(FileError::Read)?;
-    if read as u64 > MAX_BYTES { Err(FileError::Size) } else { Ok(text) }
 }
 
 impl Rules {

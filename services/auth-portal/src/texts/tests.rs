@@ -140,6 +140,8 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         "engine_capacity",
         "engine_rejected",
         "image_missing",
+        "plan_missing",
+        "plan_needs_images",
         "not_healthy_in_time",
         "crash_loop",
         "registration_failed",

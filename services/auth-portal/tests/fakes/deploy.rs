@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use contracts::{
-    AccountId, InstanceId, Slug,
+    AccountId, InstanceId, PlanName, Slug,
     deploy::{
         ConfigureProvider, Desired, Event, EventCode, EventList, Instance, InstanceError, InstanceList, InstanceUpdate,
         OnBehalfOf, Phase, ResolveInstance,
@@ -65,6 +65,8 @@ impl Deploy {
             origin: format!("http://{slug}.localhost:8088"),
             slug,
             account_id: account,
+            plan: PlanName::workspace(),
+            takes_provider: true,
             desired: Desired::Running,
             phase: Phase::Accepted,
             error: None,

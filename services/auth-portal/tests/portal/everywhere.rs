@@ -4,7 +4,11 @@ use axum::body::Body;
 use http::Request;
 use tower::ServiceExt;
 
-use crate::{PASSWORD, alice, browser::Browser, fakes::House};
+use crate::{
+    PASSWORD, alice,
+    browser::Browser,
+    fakes::{House, authz::OPERATOR_TOKEN},
+};
 
 const POSTS: [&str; 12] = [
     "/register",
@@ -191,5 +195,32 @@ async fn the_public_issuers_documents_are_authzs() {
         let page = browser.get(path).await;
         assert_eq!((page.status.as_u16(), page.headers["content-type"].as_bytes()), (200, &b"application/json"[..]));
         assert!(page.body.contains(words) && page.headers["access-control-allow-origin"] == "*");
+    }
+}
+
+#[tokio::test]
+async fn after_a_form_the_language_can_be_changed_too() {
+    let house = House::new().await;
+    let (alice, stranger) = (alice(&house).await, Browser::new(&house));
+    let mut operator = Browser::new(&house);
+    operator.get(&format!("/operator/setup?token={OPERATOR_TOKEN}")).await;
+    let setup = operator.post("/operator/setup", &[("email", "op"), ("password", PASSWORD)]).await;
+    assert_eq!((setup.status.as_u16(), setup.value("back").as_deref()), (422, Some("/operator/setup")));
+    operator.post("/operator/setup", &[("email", "op@example.com"), ("password", PASSWORD)]).await;
+    house.deploy.inner.lock().away = true;
+    for (browser, path, fields, back) in [
+        (&stranger, "/login", &[("login", "alice"), ("password", "wrong")][..], "/login"),
+        (&stranger, "/login", &[("login", ""), ("password", "x"), ("next", "onboarding")], "/login?next=onboarding"),
+        (&stranger, "/register", &[("slug", "a"), ("email", "a"), ("password", "b")], "/register"),
+        (&alice, "/onboarding", &[("kind", "ollama"), ("api_key", "")], "/onboarding"),
+        (&alice, "/account/password", &[("old_password", ""), ("password", "")], "/account/password"),
+        (&alice, "/instance/stop", &[], "/"),
+        (&operator, "/operator/accounts/alice/suspend", &[("reason", "")], "/operator/accounts/alice"),
+    ] {
+        let page = browser.clone().post(path, fields).await;
+        assert!(page.status.is_client_error() || page.status.is_server_error(), "{path}: {}", page.status);
+        assert_eq!(page.value("back").as_deref(), Some(back), "{path}");
+        let status = browser.clone().get(back).await.status;
+        assert!(status.is_success() || status.is_redirection(), "{back}: {status}");
     }
 }

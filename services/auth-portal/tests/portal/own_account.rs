@@ -121,7 +121,13 @@ async fn every_refusal_of_a_new_password_stands_at_its_field_in_both_languages()
     assert_eq!(page.status.as_u16(), 429);
     page.shows("Wait 2 minute");
     house.authz.refuse(("/portal/password", 503, "busy", None, Some(2)));
-    assert_eq!(change(&mut laptop.clone(), PASSWORD, NEW).await.status.as_u16(), 503);
+    let page = change(&mut laptop.clone(), PASSWORD, NEW).await;
+    assert_eq!(page.status.as_u16(), 503);
+    assert!(!page.text().contains("may have been changed"), "nobody looked at it: {}", page.text());
+    house.authz.refuse(("/portal/password", 503, "unavailable", None, Some(5)));
+    let page = change(&mut laptop.clone(), PASSWORD, NEW).await;
+    assert_eq!(page.status.as_u16(), 503);
+    page.shows("the password may have been changed or not");
     house.authz.refuse(("/portal/password", 401, "session_ended", None, None));
     let page = change(&mut laptop.clone(), PASSWORD, NEW).await;
     assert_eq!(page.location.as_deref(), Some("/login?next=account"));

@@ -101,6 +101,40 @@ async fn a_sign_up_that_is_refused_for_good_says_so_on_every_page_until_a_retry_
 }
 
 #[tokio::test]
+async fn a_program_that_takes_no_provider_is_never_asked_for_one() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let notes = |instance: &mut contracts::deploy::Instance| {
+        (instance.plan, instance.takes_provider) = ("notes".parse().unwrap(), false);
+    };
+    house.deploy.change(notes, &[EventCode::PlanRequested]);
+    let progress = browser.get("/progress").await;
+    assert_eq!(progress.body.matches("<li class=\"step ").count(), 6, "it takes no owner: {}", progress.body);
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    house.deploy.ready();
+    assert_eq!(stream.until("/instance").await["go"], "/instance");
+    assert_eq!(browser.get("/progress").await.location.as_deref(), Some("/instance"));
+    assert_eq!(browser.get("/onboarding").await.location.as_deref(), Some("/instance"));
+    let page = browser.get("/instance").await;
+    assert!(page.body.contains("id=\"open\""), "{}", page.body);
+    page.shows("The operator changed what it runs");
+    assert!(!page.body.contains("id=\"provider") && !page.body.contains("/onboarding"), "{}", page.body);
+    browser.clone().chinese().get("/instance").await.shows("管理员更换了运行的程序");
+
+    // A form that was open before it got this plan.
+    house.deploy.inner.lock().refuse_provider = Some((409, "plan_has_no_provider", None));
+    let save = [("kind", "openai"), ("base_url", ""), ("model", "m"), ("api_key", "sk-0123456789"), ("action", "save")];
+    assert_eq!(browser.post("/onboarding", &save).await.location.as_deref(), Some("/instance"));
+
+    // The control: another plan, and both are there again.
+    house.deploy.change(|instance| instance.takes_provider = true, &[]);
+    assert_eq!(browser.get("/onboarding").await.status.as_u16(), 200);
+    let page = browser.get("/instance").await;
+    assert!(page.body.contains("id=\"provider\"") && page.body.contains("id=\"provider-first\""), "{}", page.body);
+}
+
+#[tokio::test]
 async fn a_retry_before_deploy_control_has_heard_of_it_leads_to_the_progress() {
     let house = House::new().await;
     house.authz.inner.lock().refuse_delivery = Some("slug_taken");
@@ -190,6 +224,8 @@ async fn a_failure_says_why_with_a_code_and_a_retry_that_works() {
         ("engine_capacity", "no room", "容纳不下"),
         ("engine_rejected", "refused to run", "拒绝运行"),
         ("image_missing", "program is missing", "缺少工作区的程序"),
+        ("plan_missing", "not set up on the server", "已没有这个工作区要运行的程序"),
+        ("plan_needs_images", "needs containers", "需要容器"),
         ("not_healthy_in_time", "did not answer in time", "没有及时响应"),
         ("crash_loop", "kept coming down", "反复退出"),
         ("registration_failed", "could not be linked", "未能与你的账号绑定"),
@@ -354,4 +390,21 @@ async fn streams_end_with_the_portal_and_when_nobody_listens() {
     wait(1).await;
     house.stop.cancel();
     assert!(kept.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_ends_soon_after_its_session() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    let mut ended = Stream::open(&mut browser, "instance").await;
+    ended.next().await;
+    house.authz.inner.lock().away = true;
+    tokio::time::pause();
+    // That authz is away for a while ends nothing.
+    let minute = tokio::time::timeout(Duration::from_secs(60), async { while ended.0.next().await.is_some() {} });
+    assert!(minute.await.is_err(), "the control: it goes on");
+    house.authz.inner.lock().away = false;
+    house.authz.inner.lock().sessions.clear();
+    let minute = tokio::time::timeout(Duration::from_secs(60), async { while ended.0.next().await.is_some() {} });
+    minute.await.expect("the stream ends");
 }

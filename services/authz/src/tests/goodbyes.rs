@@ -1,6 +1,6 @@
 //! Workspaces hear that sessions ended: at once, or when they can.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use contracts::deploy::Phase;
 use futures_util::future::join_all;
@@ -93,8 +93,7 @@ async fn a_workspace_that_never_answers_holds_up_neither_the_page_nor_another_wo
     assert_eq!(sids(&authz, &bob, 0), [Some(bob.sid.clone())]);
     // Of one workspace, one at a time is leased.
     authz.hand.advance_ms(60_000);
-    let now = authz.app.clock.now_ms();
-    let leased = <Goodbye as outbox::Outbox>::lease(&authz.app, now, now + outbox::LEASE_MS).await.unwrap();
+    let leased = outbox::lease::<Goodbye>(&authz.app, &[], outbox::AT_ONCE).await.unwrap();
     assert_eq!((leased.len(), waiting(&authz).await), (1, 4));
 }
 
@@ -103,11 +102,7 @@ async fn what_a_dead_process_was_about_to_say_is_said_by_the_next() {
     for authz in everywhere().await {
         let alice = authz.person("alice").await;
         // As kill -9 right after the commit leaves it: the row, leased to nobody who lives.
-        let account = crate::accounts::by_id(authz.store.pool(), &alice.account_id).await.unwrap().unwrap();
-        let mut transaction = authz.app.store.begin().await.unwrap();
-        let row = crate::goodbyes::insert(&mut transaction, &authz.app, &account, Some(&alice.sid)).await.unwrap();
-        transaction.commit().await.unwrap();
-        drop(row.unwrap());
+        left_behind(&authz, &alice).await;
         assert_eq!(send_due::<Goodbye>(&authz.app).await.unwrap(), 0, "leased");
         let stop = service::Shutdown::new();
         let next = authz.another_process(outbox::LEASE_MS).await;
@@ -256,6 +251,61 @@ async fn a_workspace_that_is_known_not_to_run_is_not_called_until_it_does() {
         }
         authz.workspaces.answer_with(0);
         assert_eq!((calls(Phase::Ready).await, waiting(&authz).await), (1, 0), "{}", authz.name());
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_that_does_not_run_is_asked_after_about_once_a_minute() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        authz.workspaces.answer_with(503);
+        sign_out(&authz, &alice.token, false).await;
+        authz.deploy.say(Phase::Stopped);
+        let mut asked = 0;
+        for _ in 0..60 {
+            authz.hand.advance_ms(10_000);
+            asked += send_due::<Goodbye>(&authz.app).await.unwrap();
+        }
+        assert!((9..=21).contains(&asked), "{}: {asked} times in ten minutes", authz.name());
+    }
+}
+
+/// What the next process finds of a sign-out whose process died.
+async fn left_behind(authz: &Authz, person: &Person) {
+    let account = crate::accounts::by_id(authz.store.pool(), &person.account_id).await.unwrap().unwrap();
+    let mut transaction = authz.app.store.begin().await.unwrap();
+    let row = crate::goodbyes::insert(&mut transaction, &authz.app, &account, Some(&person.sid)).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(row.unwrap());
+}
+
+#[tokio::test]
+async fn one_that_takes_its_time_holds_up_only_its_own() {
+    for authz in everywhere().await {
+        let (alice, bob) = (authz.person("alice").await, authz.person("bob").await);
+        authz.workspaces.hang(&alice);
+        left_behind(&authz, &alice).await;
+        left_behind(&authz, &alice).await;
+        let stop = service::Shutdown::new();
+        let next = authz.another_process(outbox::LEASE_MS).await;
+        let worker = tokio::spawn(outbox::work::<Goodbye>(Arc::clone(&next), stop.clone()));
+        let until = async |what: &dyn Fn() -> bool| {
+            let waiting = async {
+                while !what() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+        };
+        until(&|| !authz.workspaces.heard(&alice).is_empty()).await;
+        left_behind(&authz, &bob).await;
+        next.goodbyes_nudge.notify_one();
+        until(&|| !authz.workspaces.heard(&bob).is_empty()).await;
+        // The first attempt at alice's is still under way, and there is no second one beside it.
+        assert_eq!(authz.count("SELECT COUNT(*) FROM goodbyes WHERE attempts > 0").await, 0, "{}", authz.name());
+        assert_eq!(authz.workspaces.heard(&alice).len(), 1, "{}", authz.name());
+        stop.cancel();
+        worker.await.unwrap();
     }
 }
 

@@ -96,3 +96,32 @@ async fn nobody_gets_an_assertion_for_what_is_not_theirs() {
         assert_eq!(refused.problem(), (401, "session_ended".into()));
     }
 }
+
+#[tokio::test]
+async fn an_assertion_asked_for_while_everything_ends_comes_before_the_end_or_not_at_all() {
+    for authz in everywhere().await {
+        let alice = authz.person("alice").await;
+        let account = crate::accounts::by_id(authz.store.pool(), &alice.account_id).await.unwrap().unwrap();
+        // As a change of the password has it in the middle of its transaction.
+        let mut transaction = authz.app.store.begin().await.unwrap();
+        crate::sessions::end_all(&mut transaction, &account).await.unwrap();
+        crate::goodbyes::insert(&mut transaction, &authz.app, &account, None).await.unwrap();
+        authz.hand.advance_ms(1_000);
+        let asked = ask(&alice, "alice", "login", Some(BIND));
+        let asking = authz.post("/portal/assertion", &asked);
+        let mut asking = std::pin::pin!(asking);
+        // Many times as long as an answer takes that waits for nobody.
+        let meanwhile = async {
+            for _ in 0..200 {
+                authz.session("of nobody").await;
+            }
+        };
+        tokio::select! {
+            biased;
+            early = asking.as_mut() => panic!("{}: answered before it was decided: {}", authz.name(), early.text),
+            () = meanwhile => {}
+        }
+        transaction.commit().await.unwrap();
+        assert_eq!(asking.await.problem(), (401, "session_ended".into()), "{}", authz.name());
+    }
+}

@@ -14,7 +14,7 @@ use axum::{
 };
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
-    InstanceId,
+    InstanceId, PlanName,
     deploy::{Desired, Instance, OnBehalfOf, Phase, RegisterInstance, ResolveInstance},
     instance::EndSessions,
 };
@@ -329,6 +329,8 @@ fn instance(of: &RegisterInstance) -> Instance {
         origin: format!("http://{}.localhost:8088", of.slug),
         slug: of.slug.clone(),
         account_id: of.account_id,
+        plan: PlanName::workspace(),
+        takes_provider: true,
         desired: Desired::Running,
         phase: Phase::Accepted,
         error: None,

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use clock::{Clock, Entropy};
 use service::Shutdown;
 use settings::Env;
+use store::{Database, Store};
 
 use super::harness::*;
+use crate::{app::App, config::Config};
 
 fn env(listen: &str) -> Env {
     Env::from_pairs([
@@ -64,7 +67,7 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let listen = taken.local_addr().unwrap().to_string();
     let env = env(&listen).with("BEAVER_DATA_DIR", folder.path().to_str().unwrap());
     let error = within(crate::run(env, Shutdown::new())).await.unwrap_err();
-    assert!(format!("{error:#}").contains(&listen), "{error:#}");
+    assert!(format!("{error:#}").contains(&format!("AUTHZ_LISTEN {listen}")), "{error:#}");
 }
 
 #[tokio::test]
@@ -76,4 +79,33 @@ async fn it_waits_for_a_database_that_is_not_there_yet_and_can_be_ended_meanwhil
     assert!(early.is_err(), "it went on waiting: {early:?}");
     stop.cancel();
     within(running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn with_another_seal_key_it_does_not_start_until_the_keys_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap().to_owned();
+    let started = async |env: Env| {
+        let config = Config::from_env(&env)?;
+        let store = Store::open(&config.database, &crate::MIGRATOR).await?;
+        App::new(config, store, Clock::system(), Entropy::system()).await.map(drop)
+    };
+    let forgets = async |env: Env| within(crate::forget_keys(env, Shutdown::new())).await.unwrap();
+    let env = || env(&free_address()).with("BEAVER_DATA_DIR", data.clone());
+    let other = || env().with("BEAVER_SEAL_KEY", "another-seal-key-0123456789abcdef0123");
+    let database = Database::Sqlite(folder.path().join("authz/authz.db"));
+    let kids = async || -> Vec<String> {
+        let store = Store::open(&database, &crate::MIGRATOR).await.unwrap();
+        sqlx::query_scalar("SELECT kid FROM signing_keys ORDER BY seq").fetch_all(store.pool()).await.unwrap()
+    };
+    started(env()).await.unwrap();
+    let first = kids().await;
+    forgets(env()).await;
+    assert_eq!((first.len(), kids().await), (1, first.clone()), "what can be opened is not forgotten");
+    let refused = format!("{:#}", started(other()).await.unwrap_err());
+    assert!(refused.starts_with("BEAVER_SEAL_KEY") && refused.contains("authz forget-keys"), "{refused}");
+    forgets(other()).await;
+    started(other()).await.unwrap();
+    let second = kids().await;
+    assert!(second.len() == 1 && second != first, "{second:?}");
 }

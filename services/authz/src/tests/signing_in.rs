@@ -270,6 +270,25 @@ async fn counters_are_forgotten_after_an_hour_of_peace() {
     }
 }
 
+#[tokio::test]
+async fn a_success_an_hour_does_not_keep_what_an_address_failed_alive() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        guess(&authz, "nobody", "192.0.2.1", 3).await;
+        authz.hand.advance_ms(50 * 60_000);
+        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK);
+        // An hour after the failures, but not after the success.
+        authz.hand.advance_ms(10 * 60_000);
+        guess(&authz, "nobody", "192.0.2.1", 1).await;
+        let failures: i64 = sqlx::query_scalar("SELECT failures FROM login_failures WHERE scope = $1")
+            .bind(authz.app.seal.name(&["address", "192.0.2.1"]))
+            .fetch_one(authz.store.pool())
+            .await
+            .unwrap();
+        assert_eq!(failures, 1, "{}", authz.name());
+    }
+}
+
 /// Five hundred at once: those beyond the cores and the queue are told to come back, at once; health answers meanwhile, and
 /// so does the other lane.
 #[tokio::test(flavor = "multi_thread")]

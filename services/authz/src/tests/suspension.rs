@@ -134,6 +134,18 @@ async fn an_instance_that_deploy_control_has_yet_to_take_is_stopped_once_it_has(
 }
 
 #[tokio::test]
+async fn an_instance_that_deploy_control_refused_is_nothing_to_stop() {
+    for authz in everywhere().await {
+        authz.deploy.fail_with(409);
+        authz.person("alice").await;
+        let operator = operator(&authz).await;
+        authz.deploy.fail_with(0);
+        suspend(&authz, &operator, "alice", true, "spam").await;
+        assert_eq!((waiting(&authz).await, authz.deploy.stopped().len()), (0, 0), "{}", authz.name());
+    }
+}
+
+#[tokio::test]
 async fn restoring_takes_back_a_stop_that_was_not_done() {
     for authz in everywhere().await {
         authz.person("alice").await;

@@ -2,9 +2,10 @@
 
 use axum::extract::{Path, Query, State};
 use contracts::{
-    AccountId, InstanceId, ProblemDetails, Slug,
+    AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
-        ConfigureProvider, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance, ResolveInstance,
+        ChangePlan, ConfigureProvider, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance,
+        ResolveInstance,
     },
 };
 use http::StatusCode;
@@ -12,7 +13,10 @@ use serde::Deserialize;
 use service::{Json, Problem};
 
 use super::Api;
-use crate::registry::{Row, Wish};
+use crate::{
+    plans::NoPlan,
+    registry::{Row, Wish},
+};
 
 /// What every wish is answered with: it is written down, and being worked on.
 type Taken = (StatusCode, Json<Instance>);
@@ -33,10 +37,40 @@ impl Api {
         (StatusCode::ACCEPTED, Json(self.instance(row)))
     }
 
+    /// The plan that a caller names: one of the operator's, and nothing else.
+    fn plan(&self, name: &str) -> Result<PlanName, Problem> {
+        let refused = |code, detail: &str| Problem::field("plan", code, detail.to_owned());
+        let unknown = "There is no such plan. The operator's file of plans names those that there are.";
+        let name: PlanName = name.parse().map_err(|_| refused("plan_unknown", unknown))?;
+        match self.plans.get(&name) {
+            Ok(_) => Ok(name),
+            Err(NoPlan::Missing) => Err(refused("plan_unknown", unknown)),
+            Err(NoPlan::NeedsImages) => {
+                Err(refused("plan_needs_images", "This plan names an image, and this engine runs none: use docker."))
+            }
+        }
+    }
+
     async fn wish(&self, id: &str, body: OnBehalfOf, wish: Wish) -> Result<Taken, Problem> {
         let row = self.registry.wish(parse(id)?, body.account_id, wish).await?;
         Ok(self.taken(&row))
     }
+}
+
+/// Gives it another plan: its unit is made anew, and its data stays. For the operator.
+#[utoipa::path(post, path = "/api/instances/{id}/plan", request_body = ChangePlan,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails),
+        (status = 422, body = ProblemDetails)))]
+pub(super) async fn change_plan(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<ChangePlan>,
+) -> Result<Taken, Problem> {
+    let id = parse(&id)?;
+    api.registry.get(id).await?;
+    let row = api.registry.operator_wish(id, Wish::Plan(api.plan(&body.plan)?)).await?;
+    Ok(api.taken(&row))
 }
 
 /// An id in a path; what is none is no instance's.
@@ -46,13 +80,18 @@ pub(super) fn parse(id: &str) -> Result<InstanceId, Problem> {
 
 /// Takes an instance in. The same call again finds it.
 #[utoipa::path(post, path = "/api/instances/register", request_body = RegisterInstance, responses(
-    (status = 202, body = Instance), (status = 409, body = ProblemDetails), (status = 503, body = ProblemDetails)))]
+    (status = 202, body = Instance), (status = 409, body = ProblemDetails), (status = 422, body = ProblemDetails),
+    (status = 503, body = ProblemDetails)))]
 pub(super) async fn register(State(api): State<Api>, Json(body): Json<RegisterInstance>) -> Result<Taken, Problem> {
     if let Err(error) = Slug::parse_new(body.slug.as_str()) {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
         return Err(Problem::new(status, error.code(), error.to_string()).on_field("slug"));
     }
-    let registered = api.registry.register(&body).await?;
+    let plan = match &body.plan {
+        Some(name) => api.plan(name)?,
+        None => api.plans.of_sign_ups().clone(),
+    };
+    let registered = api.registry.register(&body, &plan).await?;
     Ok(api.taken(&registered.row))
 }
 
@@ -69,14 +108,20 @@ pub(super) async fn resolve(
 
 /// Gives an instance its provider; it restarts with it.
 #[utoipa::path(post, path = "/api/instances/configure-provider", request_body = ConfigureProvider, responses(
-    (status = 202, body = Instance), (status = 404, body = ProblemDetails), (status = 422, body = ProblemDetails)))]
+    (status = 202, body = Instance), (status = 404, body = ProblemDetails), (status = 409, body = ProblemDetails),
+    (status = 422, body = ProblemDetails)))]
 pub(super) async fn configure_provider(
     State(api): State<Api>,
     Json(body): Json<ConfigureProvider>,
 ) -> Result<Taken, Problem> {
     let id = body.instance_id;
     // Ownership first: what is wrong with a provider is said to nobody but the owner.
-    api.registry.get_owned(id, body.account_id).await?;
+    let row = api.registry.get_owned(id, body.account_id).await?;
+    if !row.plan.is_workspace() {
+        let detail =
+            "What this instance runs knows nothing of providers: its own settings are the place, if it needs one.";
+        return Err(Problem::new(StatusCode::CONFLICT, "plan_has_no_provider", detail));
+    }
     let provider =
         body.provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
     let turn = api.staging.of(id).lock_owned().await;
@@ -137,6 +182,19 @@ pub(super) async fn retry(
     api.wish(&id, body, Wish::Retry).await
 }
 
+/// Takes it back, with its folders, when nobody ever had it. Its name stays taken.
+#[utoipa::path(post, path = "/api/instances/{id}/discard", request_body = OnBehalfOf,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails),
+        (status = 409, body = ProblemDetails)))]
+pub(super) async fn discard(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<OnBehalfOf>,
+) -> Result<Taken, Problem> {
+    api.wish(&id, body, Wish::Discard).await
+}
+
 /// `?limit=&after=`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,7 +203,7 @@ pub(super) struct PageQuery {
     after: Option<InstanceId>,
 }
 
-/// Every instance, oldest first: for operators.
+/// Every instance that is not gone, oldest first: for operators.
 #[utoipa::path(get, path = "/api/instances",
     params(("limit" = Option<i64>, Query), ("after" = Option<InstanceId>, Query)),
     responses((status = 200, body = InstanceList)))]

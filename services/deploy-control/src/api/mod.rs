@@ -19,6 +19,7 @@ use service::{Problem, Shutdown};
 use crate::{
     folders::Folders,
     hub::Hub,
+    plans::Plans,
     reconcile::Reconciler,
     registry::{self, Registry},
     turns::Turns,
@@ -33,6 +34,8 @@ pub struct Api {
     pub hub: Arc<Hub>,
     /// Where configurations are staged.
     pub folders: Folders,
+    /// What instances may be.
+    pub plans: Plans,
     /// Who makes it so.
     pub reconciler: Reconciler,
     /// When streams end.
@@ -52,6 +55,8 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/start", post(instances::start))
         .route("/api/instances/{id}/restart", post(instances::restart))
         .route("/api/instances/{id}/retry", post(instances::retry))
+        .route("/api/instances/{id}/plan", post(instances::change_plan))
+        .route("/api/instances/{id}/discard", post(instances::discard))
         .route("/api/instances/{id}/events", get(instances::events))
         .route("/api/instances/{id}/events/stream", get(stream::stream))
         .route(contracts::egress::REFUSALS_PATH, post(egress::refusals))
@@ -73,6 +78,11 @@ impl From<registry::Error> for Problem {
             registry::Error::SlugTaken => {
                 Problem::new(StatusCode::CONFLICT, "slug_taken", "This name is taken. Choose another.").on_field("slug")
             }
+            registry::Error::HadOwner => Problem::new(
+                StatusCode::CONFLICT,
+                "instance_had_owner",
+                "Somebody has, or had, this instance, and its data may be theirs: only one that nobody ever had is discarded.",
+            ),
             registry::Error::Database(error) if store::is_unavailable(&error) => Problem::unavailable(error),
             other => Problem::internal(other),
         }

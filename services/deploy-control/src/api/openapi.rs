@@ -21,6 +21,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::start,
         super::instances::restart,
         super::instances::retry,
+        super::instances::change_plan,
+        super::instances::discard,
         super::instances::list,
         super::instances::events,
         super::stream::stream,

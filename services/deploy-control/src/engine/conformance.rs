@@ -123,11 +123,7 @@ async fn abandoned_calls(engine: &dyn Engine, spec: &InstanceSpec) {
         let _ = tokio::time::timeout(Duration::from_millis(wait_ms), engine.start(spec.id)).await;
         let _ = tokio::time::timeout(Duration::from_millis(wait_ms), engine.stop(spec.id)).await;
     }
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = engine.ensure(spec).await {
-        assert!(Instant::now() < deadline, "never made: {error}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(async || engine.ensure(spec).await.map_err(|error| format!("never made: {error}"))).await;
     engine.start(spec.id).await.expect("a start");
     assert!(answer(engine, spec).await.starts_with("runs="));
 }
@@ -144,14 +140,26 @@ async fn observe(engine: &dyn Engine, id: InstanceId) -> Unit {
 }
 
 async fn until(engine: &dyn Engine, id: InstanceId, what: &str, is_so: impl Fn(&Unit) -> bool) {
+    eventually(async || {
+        let unit = observe(engine, id).await;
+        is_so(&unit).then_some(()).ok_or_else(|| format!("never {what}: {unit:?}"))
+    })
+    .await;
+}
+
+/// Looks again and again until it is there.
+///
+/// # Panics
+///
+/// With what was seen last, when it is not there in half a minute.
+pub async fn eventually<T>(look: impl AsyncFn() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let unit = observe(engine, id).await;
-        if is_so(&unit) {
-            return;
+        match look().await {
+            Ok(seen) => return seen,
+            Err(seen) => assert!(Instant::now() < deadline, "{seen}"),
         }
-        assert!(Instant::now() < deadline, "never {what}: {unit:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -166,14 +174,7 @@ pub async fn answer(engine: &dyn Engine, spec: &InstanceSpec) -> String {
 ///
 /// When it does not in half a minute.
 pub async fn answer_to(engine: &dyn Engine, spec: &InstanceSpec, path: &str) -> String {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask(engine, spec, path).await {
-            Ok(said) => return said,
-            Err(error) => assert!(Instant::now() < deadline, "it never answered: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually(async || ask(engine, spec, path).await.map_err(|error| format!("it never answered: {error}"))).await
 }
 
 async fn ask(engine: &dyn Engine, spec: &InstanceSpec, path: &str) -> io::Result<String> {

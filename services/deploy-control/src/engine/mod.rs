@@ -17,7 +17,7 @@ pub mod simulated;
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use contracts::InstanceId;
+use contracts::{InstanceId, PlanName};
 use futures_util::stream::BoxStream;
 
 use crate::config::{EngineConfig, EngineKind, Limits};
@@ -29,6 +29,10 @@ pub struct InstanceSpec {
     pub id: InstanceId,
     /// The wish it is made for; a mark for people, no part of the fingerprint.
     pub generation: i64,
+    /// The plan it is made by; a mark, no part of the fingerprint.
+    pub plan: PlanName,
+    /// What runs.
+    pub program: Program,
     /// The user and group id it runs as; `None`: as this process does.
     pub uid: Option<u32>,
     /// Its folders.
@@ -37,6 +41,27 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// Environment, beyond what the engine itself must set.
     pub env: Vec<(String, String)>,
+}
+
+/// What an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Beaver's own workspace, which the engine knows.
+    Workspace,
+    /// Another one's image.
+    Image(ImageProgram),
+}
+
+/// An image that knows nothing of Beaver: it runs behind the shim, and sees neither its configuration nor more of Beaver
+/// than its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageProgram {
+    /// The image's name.
+    pub image: String,
+    /// The program and its arguments; empty: the image's own.
+    pub command: Vec<String>,
+    /// The port on its loopback that it listens on.
+    pub port: u16,
 }
 
 /// An instance's folders, as absolute paths outside of its unit.
@@ -78,6 +103,8 @@ pub struct Unit {
     pub state: UnitState,
     /// What it was made from.
     pub fingerprint: String,
+    /// The plan that it was made by.
+    pub plan: PlanName,
     /// Which run of it this is: another after each start. Only [`Engine::observe`] says it, and only while it is up.
     pub run: Option<String>,
 }
@@ -214,6 +241,11 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// `Conflict` when it is not ours; `Unavailable`.
     async fn remove(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// Whether it runs images that a plan names.
+    fn runs_images(&self) -> bool {
+        true
+    }
 
     /// Where an instance of this specification answers.
     fn endpoint(&self, spec: &InstanceSpec) -> Endpoint {

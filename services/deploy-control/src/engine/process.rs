@@ -5,7 +5,7 @@ mod log;
 use std::{collections::HashMap, path::PathBuf, process::Stdio, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
-use contracts::InstanceId;
+use contracts::{InstanceId, PlanName};
 use futures_util::{StreamExt, stream::BoxStream};
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Unit, UnitState};
+use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Program, Unit, UnitState};
 use crate::config::EngineConfig;
 
 /// How long a process may take to end when asked.
@@ -102,8 +102,9 @@ impl Processes {
     }
 
     fn digest(&self, spec: &InstanceSpec) -> String {
-        // The wish's number is a mark, not what the process is made from.
-        let text = format!("{:?}{:?}", self.command, InstanceSpec { generation: 0, ..spec.clone() });
+        // The wish's number and the plan's name are marks, not what the process is made from.
+        let unmarked = InstanceSpec { generation: 0, plan: PlanName::default(), ..spec.clone() };
+        let text = format!("{:?}{unmarked:?}", self.command);
         Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -118,7 +119,7 @@ impl Processes {
             .as_ref()
             .filter(|_| state == UnitState::Running)
             .map(|process| format!("{}@{}", process.control.pid.as_raw_nonzero(), entry.starts));
-        Unit { id, state, fingerprint: self.digest(&entry.spec), run }
+        Unit { id, state, fingerprint: self.digest(&entry.spec), plan: entry.spec.plan.clone(), run }
     }
 
     fn spawn(&self, spec: &InstanceSpec) -> Result<Process, EngineError> {
@@ -186,7 +187,15 @@ impl Engine for Processes {
         Ok(self.units().iter().map(|(id, entry)| Unit { run: None, ..self.unit(*id, entry) }).collect())
     }
 
+    fn runs_images(&self) -> bool {
+        false
+    }
+
     async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
+        if let Program::Image(program) = &spec.program {
+            let tried = format!("running the image {}: processes are made from none", program.image);
+            return Err(EngineError::new(ErrorKind::Rejected, tried));
+        }
         let mut units = self.units();
         match units.get(&spec.id) {
             Some(there) if self.digest(&there.spec) != self.digest(spec) => {

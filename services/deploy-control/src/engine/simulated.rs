@@ -38,6 +38,8 @@ struct State {
     refused: HashMap<&'static str, ErrorKind>,
     /// Calls of this name wait until they are let go.
     held: HashSet<&'static str>,
+    /// The names of calls that were kept waiting.
+    holding: HashSet<&'static str>,
     calls: Vec<(&'static str, InstanceId)>,
 }
 
@@ -96,9 +98,17 @@ impl Simulated {
         self.state().held.insert(call);
     }
 
+    /// Whether a call of this name waits for [`Self::release`].
+    pub fn is_holding(&self, call: &'static str) -> bool {
+        self.state().holding.contains(call)
+    }
+
     /// Lets everything go on.
     pub fn release(&self) {
-        self.state().held.clear();
+        let mut state = self.state();
+        state.held.clear();
+        state.holding.clear();
+        drop(state);
         self.0.released.notify_waiters();
     }
 
@@ -133,8 +143,12 @@ impl Simulated {
     async fn enter(&self, call: &'static str, id: InstanceId) -> Result<(), EngineError> {
         loop {
             let released = self.0.released.notified();
-            if !self.state().held.contains(call) {
-                break;
+            {
+                let mut state = self.state();
+                if !state.held.contains(call) {
+                    break;
+                }
+                state.holding.insert(call);
             }
             released.await;
         }
@@ -157,7 +171,7 @@ impl Simulated {
         if state.image_missing {
             return Err(EngineError::new(ErrorKind::NotFound, "the image"));
         }
-        Ok(format!("{} {:?} {:?}", state.image, spec.limits, spec.env))
+        Ok(format!("{} {:?} {:?} {:?}", state.image, spec.program, spec.limits, spec.env))
     }
 }
 
@@ -195,7 +209,8 @@ impl Engine for Simulated {
             Some(there) if there.fingerprint == fingerprint => Ok(()),
             Some(_) => Err(EngineError::new(ErrorKind::Conflict, "another unit is there")),
             None => {
-                state.units.insert(spec.id, Unit { id: spec.id, state: UnitState::Created, fingerprint, run: None });
+                let (id, plan) = (spec.id, spec.plan.clone());
+                state.units.insert(id, Unit { id, state: UnitState::Created, fingerprint, plan, run: None });
                 Ok(())
             }
         }

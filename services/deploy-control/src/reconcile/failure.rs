@@ -5,7 +5,9 @@ use service::CallError;
 
 use crate::{
     engine::{EngineError, ErrorKind},
-    folders, registry,
+    folders,
+    plans::NoPlan,
+    registry,
 };
 
 /// Why a step did not succeed.
@@ -32,7 +34,9 @@ pub(super) enum Failure {
     OldConfig { runs: i64, wanted: i64 },
     #[error("the registry")]
     Registry(#[from] registry::Error),
-    #[error("its plan did not come to an end")]
+    #[error("the operator's plan for it")]
+    Plan(#[from] NoPlan),
+    #[error("its steps did not come to an end")]
     Endless,
 }
 
@@ -87,6 +91,10 @@ impl Failure {
                 ("not_healthy_in_time", "The workspace started, but did not answer in time.")
             }
             Self::Ended => ("crash_loop", "The workspace ended by itself while it was starting."),
+            Self::Plan(NoPlan::Missing) => ("plan_missing", "What this workspace is to run is not set up any more."),
+            Self::Plan(NoPlan::NeedsImages) => {
+                ("plan_needs_images", "This workspace runs from an image, and there are none on this server.")
+            }
             Self::Registry(_) | Self::Endless => ("internal", "Something went wrong on the server."),
         };
         InstanceError { code: code.into(), detail: detail.into() }

@@ -4,19 +4,18 @@
 //! do; it is woken by a wish, by a hint of the engine, by the time it set itself, and by a look at everything every half
 //! minute. Whatever interrupts it, the next look starts from what is true then.
 
-mod backoff;
 mod failure;
 mod outcome;
 mod steps;
 mod worker;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use clock::Entropy;
+use clock::{Backoff, Entropy};
 use contracts::{InstanceId, deploy::Phase};
 use futures_util::StreamExt;
 use service::Shutdown;
@@ -26,18 +25,21 @@ use tokio_util::task::TaskTracker;
 use crate::{
     chain,
     config::ReconcileConfig,
-    engine::{Engine, InstanceSpec, Unit, UnitState},
+    engine::{Engine, InstanceSpec, Program, Unit, UnitState},
     folders::Folders,
     hub::Hub,
     peers::Peers,
+    plans::{NoPlan, Plans},
     registry::{self, Registry, Row},
 };
 
-use backoff::Backoff;
 use worker::Mailbox;
 
 /// How many instances are looked at at once: each look is a question or two to the engine.
 const LOOKS: usize = 16;
+/// How many instances may be down at once because something of ours changed: each until it is healthy again. The processor
+/// bears more, but an image that does not start shall not take everybody down.
+const RENEWALS: usize = 2;
 
 /// What the reconciler works with.
 pub struct Parts {
@@ -55,17 +57,10 @@ pub struct Parts {
     pub entropy: Entropy,
     /// How to work.
     pub config: ReconcileConfig,
-    /// What every unit is like, but for the instance: limits, environment.
-    pub template: UnitTemplate,
-}
-
-/// What every unit has in common.
-#[derive(Debug, Clone)]
-pub struct UnitTemplate {
-    /// What it may use.
-    pub limits: crate::config::Limits,
-    /// Its environment.
-    pub env: Vec<(String, String)>,
+    /// What instances may be.
+    pub plans: Plans,
+    /// What Beaver's own workspaces have in their environment.
+    pub workspace_env: Vec<(String, String)>,
 }
 
 /// The reconciler. Cloning is cheap.
@@ -78,6 +73,8 @@ pub(crate) struct Inner {
     workers: Mutex<HashMap<InstanceId, Arc<Mailbox>>>,
     /// How many steps may ask something of the host at once.
     permits: Semaphore,
+    /// How many instances may be down at once to be renewed.
+    renewals: Semaphore,
     /// How many instances are looked at at once.
     looks: Semaphore,
     tasks: TaskTracker,
@@ -90,10 +87,19 @@ impl Reconciler {
     /// Starts it; it ends with `stop`, or when the last clone of it is dropped with the runtime it runs on.
     pub fn start(parts: Parts, stop: Shutdown) -> Self {
         let permits = Semaphore::new(parts.config.concurrency);
+        let renewals = Semaphore::new(RENEWALS);
         let looks = Semaphore::new(LOOKS);
         let began_ms = parts.registry.now_ms();
-        let inner =
-            Inner { parts, workers: Mutex::default(), permits, looks, tasks: TaskTracker::new(), began_ms, stop };
+        let inner = Inner {
+            parts,
+            workers: Mutex::default(),
+            permits,
+            renewals,
+            looks,
+            tasks: TaskTracker::new(),
+            began_ms,
+            stop,
+        };
         let this = Self(Arc::new(inner));
         this.0.tasks.spawn(this.clone().oversee());
         this
@@ -116,6 +122,14 @@ impl Reconciler {
             Err(error) => {
                 tracing::warn!(error = chain(&error), "instances cannot be read")
             }
+        }
+    }
+
+    /// Looks at every instance.
+    async fn nudge_all(&self) {
+        match self.0.parts.registry.all().await {
+            Ok(rows) => rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id)),
+            Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
     }
 
@@ -154,11 +168,9 @@ impl Reconciler {
         let stop = self.0.stop.clone();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut orphans = HashSet::new();
+        let mut plans = self.0.parts.plans.clone();
         // What was settled may have been settled under other settings, or have changed while nobody looked.
-        match self.0.parts.registry.all().await {
-            Ok(rows) => rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id)),
-            Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
-        }
+        self.nudge_all().await;
         while !stop.is_cancelled() {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {
@@ -171,6 +183,7 @@ impl Reconciler {
                         tokio::select! {
                             () = stop.cancelled() => return,
                             _ = timer.tick() => self.look_at_everything(&mut orphans).await,
+                            () = plans.changed() => self.nudge_all().await,
                             hint = hints.next() => match hint {
                                 Some(hint) => self.nudge(hint.0),
                                 None => break,
@@ -237,9 +250,11 @@ impl Reconciler {
         }
         let running = unit.filter(|unit| unit.state == UnitState::Running);
         let Some(unit) = running else { return true };
-        match self.0.parts.engine.fingerprint(&self.0.spec(row)).await {
+        // Its plan may be gone just now; what runs goes on.
+        let Ok(spec) = self.0.spec(row) else { return false };
+        match self.0.parts.engine.fingerprint(&spec).await {
             Ok(fingerprint) => fingerprint != unit.fingerprint,
-            // The image may be missing just now; what runs goes on.
+            // The image may be missing just now.
             Err(_) => false,
         }
     }
@@ -251,17 +266,39 @@ fn settled(row: &Row) -> bool {
         && row.observed_generation == row.generation
 }
 
+/// What a program that knows nothing of Beaver finds in its environment, at this origin.
+pub fn image_env(origin: &str) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> =
+        shim::proxy_environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // Its user is in no file of its image's: what programs ask of those stands here. Only /data is kept.
+    for (name, value) in [("HOME", "/data"), ("USER", "instance"), ("LOGNAME", "instance"), ("BEAVER_ORIGIN", origin)] {
+        env.insert(name.into(), value.into());
+    }
+    env
+}
+
 impl Inner {
     /// What the instance's unit must be.
-    fn spec(&self, row: &Row) -> InstanceSpec {
-        InstanceSpec {
+    fn spec(&self, row: &Row) -> Result<InstanceSpec, NoPlan> {
+        let plan = self.parts.plans.get(&row.plan)?;
+        Ok(InstanceSpec {
             id: row.id,
             generation: row.generation,
+            plan: row.plan.clone(),
+            program: plan.program.clone(),
             uid: self.parts.folders.uid(row),
             folders: self.parts.folders.paths(row.id),
-            limits: self.parts.template.limits,
-            env: self.parts.template.env.clone(),
-        }
+            limits: plan.limits,
+            env: match plan.program {
+                Program::Workspace => self.parts.workspace_env.clone(),
+                Program::Image(_) => {
+                    let mut env = image_env(&self.parts.folders.origin(row));
+                    // The plan's own words come last.
+                    env.extend(plan.env.clone());
+                    env.into_iter().collect()
+                }
+            },
+        })
     }
 
     /// Reads the row and tells of it, in case a write before was told of to nobody.

@@ -4,7 +4,7 @@
 //! would write.
 
 use contracts::{
-    AccountId, InstanceId,
+    AccountId, InstanceId, PlanName,
     deploy::{Desired, Phase},
     routes::RouteState,
 };
@@ -58,12 +58,15 @@ impl World {
                     id: self.row.id,
                     state: container.state,
                     fingerprint: String::new(),
+                    plan: self.row.plan.clone(),
                     run: container.is_up().then(|| container.run.to_string()),
                 },
                 current: container.current,
             },
         };
-        Observed { unit, folders: self.folders, owned: self.owned, config: self.config }
+        // As the worker sees it: what reads no configuration has the one that it should have.
+        let config = if self.row.plan.is_workspace() { self.config } else { Some(self.row.config_target()) };
+        Observed { unit, folders: self.folders, owned: self.owned, config }
     }
 
     fn plan(&self) -> Vec<Step> {
@@ -81,6 +84,7 @@ impl World {
             }
             Step::UseConfig(generation) => {
                 assert!(self.folders, "a configuration needs its folder");
+                assert!(self.row.plan.is_workspace(), "nobody else's program gets one");
                 self.config = Some(*generation);
             }
             Step::Stop { .. } => {
@@ -89,6 +93,11 @@ impl World {
                 container.state = UnitState::Exited;
             }
             Step::Remove => self.unit = None,
+            Step::RemoveFolders => {
+                assert!(self.unit.is_none(), "nothing has them mounted");
+                assert!(!self.row.registered, "nobody's data");
+                (self.folders, self.config) = (false, None);
+            }
             Step::Create => {
                 assert!(self.unit.is_none() && self.folders, "made once, on its folders");
                 self.unit = Some(Container { state: UnitState::Created, run: 0, current: true, config: 0 });
@@ -100,22 +109,27 @@ impl World {
                 if container.state != UnitState::Paused {
                     self.runs += 1;
                     container.run = self.runs;
-                    container.config = self.config.expect("it reads its configuration");
+                    if self.row.plan.is_workspace() {
+                        container.config = self.config.expect("it reads its configuration");
+                    }
                 }
                 container.state = UnitState::Running;
             }
             Step::AwaitHealthy(wanted) => {
                 let container = self.unit.as_ref().filter(|container| container.is_up()).expect("it is up");
-                if container.config != *wanted {
+                if self.row.plan.is_workspace() && container.config != *wanted {
                     return Err(());
                 }
                 return Ok(Some(container.run.to_string()));
             }
             Step::Register => {
                 assert!(self.unit.as_ref().is_some_and(Container::is_up), "it can answer");
+                assert!(self.row.plan.is_workspace(), "nobody else's program takes an owner");
                 self.has_owner = true;
             }
-            Step::LoseEngine | Step::NoteDown | Step::NoteRestarted | Step::Identify | Step::Settle(_) => {}
+            Step::Identify => assert!(self.row.plan.is_workspace(), "nobody else's program has an identity"),
+            Step::Adopt(generation) => assert_eq!(self.config, Some(*generation), "only what is there is taken over"),
+            Step::LoseEngine | Step::NoteDown | Step::NoteRestarted | Step::Settle(_) => {}
         }
         Ok(None)
     }
@@ -141,7 +155,8 @@ impl World {
             }
             let context = Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), wait_ms: &wait_ms };
             pending = outcome::after(&self.row, step, &context);
-            let lost = self.row.registered && matches!(step, Step::AwaitHealthy(_)) && !self.has_owner;
+            let asked = matches!(step, Step::AwaitHealthy(_)) && self.row.plan.is_workspace();
+            let lost = self.row.registered && asked && !self.has_owner;
             if lost {
                 pending.then(outcome::registration_lost());
             }
@@ -163,9 +178,13 @@ impl World {
             Desired::Running if row.phase == Phase::Failed => (Goal::Failed, !up),
             Desired::Running => {
                 let container = self.unit.as_ref();
-                let runs = container
-                    .is_some_and(|c| c.state == UnitState::Running && c.current && c.config == row.config_target());
-                (Goal::Ready, runs && row.registered && !row.restart_pending() && self.folders && self.owned)
+                let foreign = !row.plan.is_workspace();
+                let configured = |c: &Container| foreign || c.config == row.config_target();
+                let runs = container.is_some_and(|c| c.state == UnitState::Running && c.current && configured(c));
+                (
+                    Goal::Ready,
+                    runs && (foreign || row.registered) && !row.restart_pending() && self.folders && self.owned,
+                )
             }
             Desired::Stopped => (Goal::Stopped, !up),
             Desired::Deleted => (Goal::Deleted, self.unit.is_none()),
@@ -205,7 +224,7 @@ fn worlds() -> impl Strategy<Value = World> {
         select(PHASES.to_vec()),
         option::of(select(vec![RouteState::Starting, RouteState::Running, RouteState::Stopped, RouteState::Failed])),
         (0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3),
-        any::<bool>(),
+        (any::<bool>(), select(vec!["workspace", "workspace", "notes"])),
         option::of(prop_oneof![3 => Just(2_u32), 1 => Just(1)]),
         (0_i64..4, 0_i64..400_000),
     );
@@ -214,7 +233,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
     let there = (option::weighted(0.8, container), folders, config, has);
     (row, there).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner)))| {
-        let (desired, phase, route, counts, registered, ready_run, (attempts, next_attempt_at_ms)) = row;
+        let (desired, phase, route, counts, (registered, plan), ready_run, (attempts, next_attempt_at_ms)) = row;
         let (generation, restart, config_generation, applied, refused) = counts;
         let uuid = Uuid::from_u128(1);
         let row = Row {
@@ -223,6 +242,7 @@ fn worlds() -> impl Strategy<Value = World> {
             uid: 20_001,
             slug: "alice".parse().expect("a slug"),
             account_id: AccountId::from_uuid(uuid),
+            plan: plan.parse::<PlanName>().expect("a plan's name"),
             desired,
             generation: generation + 1,
             observed_generation: generation,
@@ -284,13 +304,15 @@ proptest! {
         // No instance of this world ever failed with a configuration that it had read.
         prop_assert_eq!(world.row.refused_config_generation, refused, "{:?}", taken);
         let asked = taken.iter().any(|step| matches!(step, Step::AwaitHealthy(_)));
-        prop_assert!(world.has_owner || !asked || world.row.phase != Phase::Ready, "{taken:?} {world:?}");
+        prop_assert!(world.has_owner || !world.row.plan.is_workspace() || !asked || world.row.phase != Phase::Ready, "{taken:?} {world:?}");
     }
 
     #[test]
     fn an_undisturbed_way_is_straight(mut world in worlds()) {
         // What runs and was never found healthy may have been started before the configuration was exchanged.
-        let unknown = world.unit.as_ref().is_some_and(|c| c.is_up() && world.row.ready_run != Some(c.run.to_string()));
+        // So may whatever runs beside a configuration that the row does not know.
+        let unknown = world.unit.as_ref().is_some_and(|c| c.is_up() && world.row.ready_run != Some(c.run.to_string()))
+            || world.config > Some(world.row.config_generation);
         let mut counts = std::collections::HashMap::<String, u32>::new();
         for _ in 0..20 {
             let steps = world.plan();
@@ -303,6 +325,17 @@ proptest! {
         prop_assert!(counts.get("Create").copied().unwrap_or(0) <= 1, "{counts:?}");
         prop_assert!(counts.get("Start").copied().unwrap_or(0) <= 1 + world.failures, "{counts:?}");
         prop_assert!(counts.get("NoteDown").copied().unwrap_or(0) <= 1, "{counts:?}");
+    }
+
+    #[test]
+    fn what_went_wrong_before_it_ran_well_for_long_counts_no_more(world in worlds(), then_up: bool, quiet_ms in 0_i64..600_000) {
+        let row = Row { attempts: outcome::ATTEMPTS - 1, ready_at_ms: Some(1_000), ..world.row };
+        let context = Context { now_ms: 1_000 + quiet_ms, began_ms: 0, run: None, wait_ms: &|_| 0 };
+        let stopped = outcome::after(&row, &Step::Stop { then_up }, &context).applied_to(row);
+        prop_assert_eq!(stopped.attempts == 0, quiet_ms >= outcome::QUIET_MS);
+        let error = contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
+        let failed = outcome::failed(&stopped, error, false, &context).applied_to(stopped.clone());
+        prop_assert_eq!(failed.phase == Phase::Failed, quiet_ms < outcome::QUIET_MS || stopped.phase == Phase::Failed);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 /// Failed attempts, since the last wish or quiet time, after which it is not tried again by itself.
 pub(super) const ATTEMPTS: i64 = 4;
 /// How long it must have been up for an end to be a new matter rather than one more of the same.
-const QUIET_MS: i64 = 5 * 60 * 1_000;
+pub(super) const QUIET_MS: i64 = 5 * 60 * 1_000;
 
 /// What else a meaning depends on.
 pub(super) struct Context<'a> {
@@ -60,13 +60,25 @@ pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
         Step::Start => event(EventCode::Started),
         Step::AwaitHealthy(_) => event(EventCode::Healthy),
         Step::Register => Progress { registered: Some(true), ..event(EventCode::Registered) },
-        Step::Stop { .. } => Progress { ready: Some(None), ..Progress::default() },
+        Step::Stop { .. } => Progress {
+            ready: Some(None),
+            // What went wrong before it ran well says nothing of the next start.
+            attempts: row.ready_at_ms.is_some_and(|since| is_quiet(since, context)).then_some((0, 0)),
+            ..Progress::default()
+        },
         Step::NoteRestarted => Progress {
             applied_restart_generation: Some(row.restart_generation),
             ready: Some(None),
             ..Progress::default()
         },
         Step::NoteDown => came_down(row, context),
+        Step::Adopt(generation) => Progress {
+            config_generation: Some(*generation),
+            applied_config_generation: Some(*generation),
+            ready: Some(None),
+            events: vec![NewEvent::of(EventCode::ConfigApplied).detail(*generation)],
+            ..Progress::default()
+        },
         Step::Settle(goal) => settled(row, *goal, context),
         _ => Progress::default(),
     }
@@ -138,7 +150,7 @@ fn given_up(why: InstanceError) -> Progress {
 /// What came down while nobody could see it – with the engine, or while this process was not there – counts for nothing:
 /// it was the host that was restarted, however often.
 fn came_down(row: &Row, context: &Context<'_>) -> Progress {
-    let quiet = row.ready_at_ms.is_none_or(|since| context.now_ms.saturating_sub(since) >= QUIET_MS);
+    let quiet = row.ready_at_ms.is_none_or(|since| is_quiet(since, context));
     let unseen = row.phase == Phase::Unknown || row.ready_at_ms.is_some_and(|since| since < context.began_ms);
     let attempts = match (quiet, unseen) {
         (true, _) => 0,
@@ -156,6 +168,11 @@ fn came_down(row: &Row, context: &Context<'_>) -> Progress {
         progress.events.push(NewEvent::of(EventCode::Recovered));
     }
     progress
+}
+
+/// Whether it ran well for so long that what went wrong before is forgotten.
+fn is_quiet(ready_at_ms: i64, context: &Context<'_>) -> bool {
+    context.now_ms.saturating_sub(ready_at_ms) >= QUIET_MS
 }
 
 fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {

@@ -45,7 +45,8 @@ impl Inner {
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
             Step::Stop { .. } => engine.stop(row.id).await?,
             Step::Remove => engine.remove(row.id).await?,
-            Step::Create => engine.ensure(&self.spec(row)).await?,
+            Step::RemoveFolders => folders.remove(row.id).await?,
+            Step::Create => engine.ensure(&self.spec(row)?).await?,
             Step::Start => engine.start(row.id).await?,
             Step::AwaitHealthy(config) => return self.await_healthy(row, *config).await.map(Some),
             // These need the worker's own state, or only write what they mean.
@@ -55,6 +56,7 @@ impl Inner {
             | Step::WaitUntil(_)
             | Step::NoteDown
             | Step::NoteRestarted
+            | Step::Adopt(_)
             | Step::Settle(_) => {}
         }
         Ok(None)
@@ -80,12 +82,14 @@ impl Inner {
         let mut looked = Instant::now();
         let mut pause = Duration::from_millis(5);
         loop {
-            let away = match self.parts.peers.readiness(row.id).await {
+            let away = match self.ask(row, wanted).await {
                 Ok(ready) if ready.config_generation == wanted => return Ok(ready),
                 Ok(ready) => return Err(Failure::OldConfig { runs: ready.config_generation, wanted }),
                 // The router is there and says that the instance is not, or the instance says that it is not ready.
                 Err(service::CallError::Refused { problem, .. }) if problem.code != "service_token_required" => None,
                 Err(service::CallError::Unexpected { status: 503, .. }) => None,
+                // Whatever a program that knows nothing of Beaver answers, it has begun to.
+                Err(service::CallError::Unexpected { .. }) if !row.plan.is_workspace() => None,
                 Err(error) => Some(error),
             };
             if Instant::now() >= deadline {
@@ -101,6 +105,18 @@ impl Inner {
             tokio::time::sleep(pause).await;
             pause = (pause * 3 / 2).min(Duration::from_millis(250));
         }
+    }
+
+    /// Asks it whether it is there; one that knows nothing of Beaver is as it must be when it answers at all.
+    async fn ask(&self, row: &Row, wanted: i64) -> Result<Readiness, service::CallError> {
+        if row.plan.is_workspace() {
+            return self.parts.peers.readiness(row.id).await;
+        }
+        // A plan that is gone does not say where; what was made by it goes on.
+        let plan = self.parts.plans.get(&row.plan).ok();
+        let path = plan.as_ref().map_or("/", |plan| &plan.health);
+        self.parts.peers.answers(row.id, path).await?;
+        Ok(Readiness { registered: true, config_generation: wanted })
     }
 
     /// Gets a one-time token and its assertion, and puts the token where the instance finds it.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use clock::Backoff;
 use contracts::{
     InstanceId,
     deploy::{EventCode, Phase},
@@ -17,8 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::Instrument;
 
 use super::{
-    Inner, Reconciler, backoff,
-    backoff::Backoff,
+    Inner, Reconciler,
     failure::Failure,
     outcome::{self, Context},
     steps::{Healthy, Identity},
@@ -177,19 +177,30 @@ impl Worker<'_> {
                 Next::After(Duration::from_millis(u64::try_from(wait).unwrap_or(0)))
             }
             [Step::LoseEngine] => self.lose_engine(row).await,
-            steps => match self.take(&mut row, steps).await {
-                Ok(()) => {
-                    self.away.reset();
-                    self.told_away = false;
-                    self.old_runs = 0;
-                    Next::Again
+            steps => {
+                // Taken down for something of ours: a few at a time, and each is back before the next one goes.
+                let _turn = if is_renewal(&row, steps) {
+                    tokio::select! {
+                        turn = self.inner.renewals.acquire() => turn.ok(),
+                        () = self.mailbox.wish.notified() => return Next::Anew,
+                    }
+                } else {
+                    None
+                };
+                match self.take(&mut row, steps).await {
+                    Ok(()) => {
+                        self.away.reset();
+                        self.told_away = false;
+                        self.old_runs = 0;
+                        Next::Again
+                    }
+                    Err((_, Stop::Superseded)) => {
+                        self.old_runs = 0;
+                        Next::Anew
+                    }
+                    Err((step, Stop::Failed(failure))) => self.failed(row, Some(step), failure).await,
                 }
-                Err((_, Stop::Superseded)) => {
-                    self.old_runs = 0;
-                    Next::Anew
-                }
-                Err((step, Stop::Failed(failure))) => self.failed(row, Some(step), failure).await,
-            },
+            }
         }
     }
 
@@ -199,18 +210,23 @@ impl Worker<'_> {
         let _turn = self.inner.looks.acquire().await;
         let folders = async { Ok(self.inner.parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), folders)?;
-        Ok(Observed { unit, folders: folders.complete, owned: folders.owned, config: folders.config })
+        let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
+        Ok(Observed { unit, folders: folders.complete, owned: folders.owned, config })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
         let engine = &self.inner.parts.engine;
         let looked = async {
             let Some(unit) = engine.observe(row.id).await? else { return Ok(Seen::Absent) };
-            let current = match engine.fingerprint(&self.inner.spec(row)).await {
-                Ok(fingerprint) => fingerprint == unit.fingerprint,
-                // What it would be made from is missing: no reason to take down what there is.
-                Err(error) if error.kind == ErrorKind::NotFound => true,
-                Err(error) => return Err(error),
+            // What it would be made from is missing: no reason to take down what there is, unless it is something else.
+            let kept = unit.plan == row.plan;
+            let current = match self.inner.spec(row) {
+                Err(_) => kept,
+                Ok(spec) => match engine.fingerprint(&spec).await {
+                    Ok(fingerprint) => fingerprint == unit.fingerprint,
+                    Err(error) if error.kind == ErrorKind::NotFound => kept,
+                    Err(error) => return Err(error),
+                },
             };
             Ok(Seen::Unit { unit, current })
         };
@@ -305,7 +321,7 @@ impl Worker<'_> {
     fn means(&self, meaning: impl FnOnce(&Context<'_>) -> Progress) -> Progress {
         let parts = &self.inner.parts;
         let wait_ms = |failures| {
-            let wait = backoff::wait(parts.config.first_retry, LONGEST_WAIT, failures, &parts.entropy);
+            let wait = Backoff::wait(parts.config.first_retry, LONGEST_WAIT, failures, &parts.entropy);
             i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
         };
         meaning(&Context {
@@ -390,10 +406,21 @@ impl Worker<'_> {
                 tracing::info!(error = chain(&error), "it could not be stopped yet");
             }
         }
-        let progress = self.means(|context| outcome::failed(&row, told, failure.is_unhealthy(), context));
-        match self.inner.write(&row, &progress).await {
-            Ok(_) => Next::Again,
-            Err(error) => self.wait_for_registry(&error),
+        let mut row = row;
+        loop {
+            let unhealthy = failure.is_unhealthy();
+            let progress = self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context));
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => return Next::Again,
+                Ok(None) => {}
+                Err(error) => return self.wait_for_registry(&error),
+            }
+            match self.inner.read(row.id).await {
+                // Only something was told of it meanwhile: the attempt counts.
+                Ok(now) if now.generation == row.generation => row = now,
+                Ok(_) | Err(registry::Error::NotFound) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
         }
     }
 
@@ -416,6 +443,11 @@ impl Worker<'_> {
     }
 }
 
+/// Whether something that runs goes down though nobody wished it: for another image, or another setting of the operator's.
+fn is_renewal(row: &Row, steps: &[Step]) -> bool {
+    row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
+}
+
 /// Takes a step's time.
 async fn timed<T>(step: &Step, acting: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let begun = Instant::now();
@@ -436,12 +468,15 @@ fn independent(step: &Step) -> bool {
 
 /// Whether a step is nothing but what it means for the row.
 fn only_tells(step: &Step) -> bool {
-    matches!(step, Step::NoteDown | Step::NoteRestarted | Step::Settle(_) | Step::LoseEngine | Step::WaitUntil(_))
+    matches!(
+        step,
+        Step::NoteDown | Step::NoteRestarted | Step::Adopt(_) | Step::Settle(_) | Step::LoseEngine | Step::WaitUntil(_)
+    )
 }
 
 /// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
 fn asks_the_host(step: &Step) -> bool {
-    matches!(step, Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::Stop { .. } | Step::Remove)
+    matches!(step, Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::Remove | Step::RemoveFolders)
 }
 
 pub(super) fn step_name(step: &Step) -> &'static str {
@@ -451,10 +486,12 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::NoteDown => "note_down",
         Step::Prepare => "prepare",
         Step::Mend => "mend",
+        Step::Adopt(_) => "adopt",
         Step::UseConfig(_) => "use_config",
         Step::Stop { .. } => "stop",
         Step::NoteRestarted => "note_restarted",
         Step::Remove => "remove",
+        Step::RemoveFolders => "remove_folders",
         Step::Create => "create",
         Step::Identify => "identify",
         Step::Start => "start",

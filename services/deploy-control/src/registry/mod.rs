@@ -11,7 +11,7 @@ mod wishes;
 use clock::Clock;
 use contracts::{
     AccountId, InstanceId, Slug,
-    deploy::{EVENT_PAGE, Event, EventCode},
+    deploy::{EVENT_PAGE, Event, EventCode, Phase},
 };
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 use store::Store;
@@ -37,6 +37,9 @@ pub enum Error {
     /// The slug is, or was, another instance's.
     #[error("the slug is taken")]
     SlugTaken,
+    /// It has, or once had, its owner.
+    #[error("somebody has or had it")]
+    HadOwner,
     /// A column holds something that this program did not write.
     #[error("the column {column} holds something unreadable")]
     Corrupt {
@@ -161,7 +164,7 @@ impl Registry {
         owned(found.ok_or(Error::NotFound)?.try_into()?, account)
     }
 
-    /// Up to `limit` instances after another, oldest first.
+    /// Up to `limit` instances after another, oldest first, without those that are gone.
     ///
     /// # Errors
     ///
@@ -171,8 +174,10 @@ impl Registry {
             Some(id) => self.get(id).await?.number,
             None => 0,
         };
-        let rows = sqlx::query_as::<_, Columns>("SELECT * FROM instances WHERE number > $1 ORDER BY number LIMIT $2")
+        let sql = "SELECT * FROM instances WHERE number > $1 AND phase <> $2 ORDER BY number LIMIT $3";
+        let rows = sqlx::query_as::<_, Columns>(sql)
             .bind(after)
+            .bind(word(&Phase::Deleted))
             .bind(limit)
             .fetch_all(self.store.pool())
             .await?;
@@ -241,7 +246,7 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          observed_generation = $5, applied_restart_generation = $6, applied_config_generation = $7, \
          refused_config_generation = $8, phase = $9, route = $10, registered = $11, ready_run = $12, ready_at_ms = $13, \
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
-         last_event = $19, updated_at_ms = $20, disk_full = $21 WHERE id = $22 AND version = $23",
+         last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22 WHERE id = $23 AND version = $24",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -264,6 +269,7 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.last_event)
     .bind(row.updated_at_ms)
     .bind(i64::from(row.disk_full))
+    .bind(row.plan.as_str())
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

@@ -18,6 +18,8 @@ pub struct Progress {
     pub observed_generation: Option<i64>,
     /// The restart after which it was down.
     pub applied_restart_generation: Option<i64>,
+    /// The newest configuration there is, where a newer one was found than anybody asked for here.
+    pub config_generation: Option<i64>,
     /// The configuration in force.
     pub applied_config_generation: Option<i64>,
     /// The configuration that did not hold.
@@ -42,6 +44,7 @@ impl Progress {
             route,
             observed_generation,
             applied_restart_generation,
+            config_generation,
             applied_config_generation,
             refused_config_generation,
             registered,
@@ -54,6 +57,7 @@ impl Progress {
         self.route = route.or(self.route);
         self.observed_generation = observed_generation.or(self.observed_generation);
         self.applied_restart_generation = applied_restart_generation.or(self.applied_restart_generation);
+        self.config_generation = config_generation.or(self.config_generation);
         self.applied_config_generation = applied_config_generation.or(self.applied_config_generation);
         self.refused_config_generation = refused_config_generation.or(self.refused_config_generation);
         self.registered = registered.or(self.registered);
@@ -69,6 +73,7 @@ impl Progress {
         row.route = self.route.or(row.route);
         row.observed_generation = self.observed_generation.unwrap_or(row.observed_generation);
         row.applied_restart_generation = self.applied_restart_generation.unwrap_or(row.applied_restart_generation);
+        row.config_generation = self.config_generation.unwrap_or(row.config_generation);
         row.applied_config_generation = self.applied_config_generation.unwrap_or(row.applied_config_generation);
         row.refused_config_generation = self.refused_config_generation.unwrap_or(row.refused_config_generation);
         row.registered = self.registered.unwrap_or(row.registered);
@@ -84,8 +89,8 @@ impl Progress {
 }
 
 impl Registry {
-    /// Writes what came of working on `row`; the row as it is then. `None` when it has changed since it was read, which
-    /// only a wish does: then nothing is written.
+    /// Writes what came of working on `row`; the row as it is then. `None` when it has changed since it was read, by
+    /// a wish, or by something that was told of it: then nothing is written.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! An instance's row, and the words its columns are written in.
 
 use contracts::{
-    AccountId, InstanceId, Slug,
+    AccountId, InstanceId, PlanName, Slug,
     deploy::{Desired, Event, Instance, InstanceError, Phase},
-    routes::{Route, RouteState},
+    routes::{Route, RouteState, SignIn},
 };
 use serde::{Deserialize, Serialize, de::value::StrDeserializer};
 
@@ -22,6 +22,8 @@ pub struct Row {
     pub slug: Slug,
     /// Its owner.
     pub account_id: AccountId,
+    /// What it is to run.
+    pub plan: PlanName,
     /// What is wanted.
     pub desired: Desired,
     /// Counts every wish.
@@ -67,8 +69,17 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether nothing is left to be done about its owner: one that knows nothing of Beaver takes none.
+    pub fn has_its_owner(&self) -> bool {
+        self.registered || !self.plan.is_workspace()
+    }
+
     /// The configuration that it should run with: the newest that was not refused.
     pub fn config_target(&self) -> i64 {
+        if !self.plan.is_workspace() {
+            // It reads none. What was given before is for when it is a workspace again.
+            return self.applied_config_generation;
+        }
         if self.config_generation > self.refused_config_generation {
             self.config_generation
         } else {
@@ -88,6 +99,8 @@ impl Row {
             slug: self.slug.clone(),
             account_id: self.account_id,
             origin,
+            plan: self.plan.clone(),
+            takes_provider: self.plan.is_workspace(),
             desired: self.desired,
             phase: self.phase,
             error: self.error.clone(),
@@ -102,7 +115,13 @@ impl Row {
 
     /// As the router must know it; `None` while it need not.
     pub fn route(&self) -> Option<Route> {
-        Some(Route { slug: self.slug.clone(), instance_id: self.id, account_id: self.account_id, state: self.route? })
+        Some(Route {
+            slug: self.slug.clone(),
+            instance_id: self.id,
+            account_id: self.account_id,
+            state: self.route?,
+            sign_in: if self.plan.is_workspace() { SignIn::Instance } else { SignIn::Edge },
+        })
     }
 }
 
@@ -126,6 +145,7 @@ pub(super) struct Columns {
     uid: Option<i64>,
     slug: String,
     account_id: String,
+    plan: String,
     desired: String,
     generation: i64,
     observed_generation: i64,
@@ -160,6 +180,7 @@ impl TryFrom<Columns> for Row {
             uid: c.uid.and_then(|uid| u32::try_from(uid).ok()).ok_or(Error::Corrupt { column: "uid" })?,
             slug: Slug::parse(&c.slug).map_err(|_| Error::Corrupt { column: "slug" })?,
             account_id: c.account_id.parse().map_err(|_| Error::Corrupt { column: "account_id" })?,
+            plan: c.plan.parse().map_err(|_| Error::Corrupt { column: "plan" })?,
             desired: read("desired", &c.desired)?,
             generation: c.generation,
             observed_generation: c.observed_generation,

@@ -1,7 +1,11 @@
 //! The registry on each kind of database.
 
 use clock::ManualClock;
-use contracts::deploy::{Desired, Phase, RegisterInstance};
+use contracts::{
+    PlanName,
+    deploy::{Desired, Phase, RegisterInstance},
+    routes::{RouteState, SignIn},
+};
 use store::testing::TestStore;
 use uuid::Uuid;
 
@@ -29,24 +33,29 @@ fn wanted(n: u128, slug: &str) -> RegisterInstance {
         instance_id: InstanceId::from_uuid(Uuid::from_u128(n)),
         account_id: AccountId::from_uuid(Uuid::from_u128(n + 1_000)),
         slug: Slug::parse(slug).unwrap(),
+        plan: None,
     }
+}
+
+fn plan() -> PlanName {
+    PlanName::workspace()
 }
 
 #[tokio::test]
 async fn registering_twice_makes_one_and_names_are_unique() {
     for Fixture { registry, store, .. } in each().await {
         let alice = wanted(1, "alice");
-        let first = registry.register(&alice).await.unwrap();
+        let first = registry.register(&alice, &plan()).await.unwrap();
         assert!(first.new, "{}", store.name());
         assert_eq!((first.row.number, first.row.phase, first.row.generation), (1, Phase::Accepted, 1));
-        assert_eq!(registry.register(&alice).await.unwrap(), Registered { new: false, ..first.clone() });
+        assert_eq!(registry.register(&alice, &plan()).await.unwrap(), Registered { new: false, ..first.clone() });
 
-        let slug_taken = registry.register(&wanted(2, "alice")).await.unwrap_err();
+        let slug_taken = registry.register(&wanted(2, "alice"), &plan()).await.unwrap_err();
         assert!(matches!(slug_taken, Error::SlugTaken), "{slug_taken}");
         let id_taken =
-            registry.register(&RegisterInstance { slug: "bob".parse().unwrap(), ..alice }).await.unwrap_err();
+            registry.register(&RegisterInstance { slug: "bob".parse().unwrap(), ..alice }, &plan()).await.unwrap_err();
         assert!(matches!(id_taken, Error::IdTaken), "{id_taken}");
-        assert_eq!(registry.register(&wanted(3, "carol")).await.unwrap().row.number, 2);
+        assert_eq!(registry.register(&wanted(3, "carol"), &plan()).await.unwrap().row.number, 2);
         assert_eq!(registry.all().await.unwrap().len(), 2);
     }
 }
@@ -57,7 +66,7 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
         let many = (0..50).map(|n| {
             let registry = registry.clone();
             async move {
-                let row = registry.register(&wanted(n, &format!("user-{n}"))).await.unwrap().row;
+                let row = registry.register(&wanted(n, &format!("user-{n}")), &plan()).await.unwrap().row;
                 (row.number, row.uid)
             }
         });
@@ -67,7 +76,7 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
 
         let same = (100..150).map(|n| {
             let registry = registry.clone();
-            async move { registry.register(&wanted(n, "same")).await.is_ok() }
+            async move { registry.register(&wanted(n, "same"), &plan()).await.is_ok() }
         });
         let won = futures_util::future::join_all(same).await.into_iter().filter(|won| *won).count();
         assert_eq!(won, 1, "{}", store.name());
@@ -77,7 +86,8 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
 #[tokio::test]
 async fn a_user_id_stays_and_is_given_once_whatever_the_setting() {
     for Fixture { registry, store, .. } in each().await {
-        let uid = async |registry: &Registry, n, slug| registry.register(&wanted(n, slug)).await.unwrap().row.uid;
+        let uid =
+            async |registry: &Registry, n, slug| registry.register(&wanted(n, slug), &plan()).await.unwrap().row.uid;
         assert_eq!(uid(&registry, 1, "alice").await, 20_001, "{}", store.name());
         assert_eq!(uid(&registry, 2, "bob").await, 20_002);
         // Lowered onto those that are given, raised, and back.
@@ -124,7 +134,7 @@ async fn instances_from_before_user_ids_were_written_down_keep_theirs() {
         let registry = Registry::open(now, Clock::system(), 21_000).await.unwrap();
         let uids = async || registry.all().await.unwrap().iter().map(|row| row.uid).collect::<Vec<_>>();
         assert_eq!(uids().await, [21_001, 21_005], "{}", store.name());
-        assert_eq!(registry.register(&wanted(3, "user-3")).await.unwrap().row.uid, 21_006);
+        assert_eq!(registry.register(&wanted(3, "user-3"), &plan()).await.unwrap().row.uid, 21_006);
         // The setting has no say any more.
         Registry::open(registry.store().clone(), Clock::system(), 40_000).await.unwrap();
         assert_eq!(uids().await, [21_001, 21_005, 21_006]);
@@ -136,7 +146,7 @@ async fn instances_from_before_user_ids_were_written_down_keep_theirs() {
 async fn another_persons_instance_is_not_there() {
     for Fixture { registry, .. } in each().await {
         let alice = wanted(1, "alice");
-        registry.register(&alice).await.unwrap();
+        registry.register(&alice, &plan()).await.unwrap();
         let bob = wanted(2, "bob").account_id;
         for refused in [
             registry.get_owned(alice.instance_id, bob).await,
@@ -154,7 +164,7 @@ async fn wishes_count_once_and_tell_who() {
     for Fixture { registry, hand, .. } in each().await {
         let alice = wanted(1, "alice");
         let (id, account) = (alice.instance_id, alice.account_id);
-        registry.register(&alice).await.unwrap();
+        registry.register(&alice, &plan()).await.unwrap();
         hand.advance_ms(5);
         let stopped = registry.wish(id, account, Wish::Stop).await.unwrap();
         assert_eq!((stopped.desired, stopped.generation, stopped.updated_at_ms), (Desired::Stopped, 2, 1_005));
@@ -181,10 +191,45 @@ async fn wishes_count_once_and_tell_who() {
 }
 
 #[tokio::test]
+async fn another_plan_is_the_operators_wish_and_nobody_gets_in_until_it_is_so() {
+    for Fixture { registry, store, .. } in each().await {
+        let alice = wanted(1, "alice");
+        let notes: PlanName = "notes".parse().unwrap();
+        let row = registry.register(&alice, &notes).await.unwrap().row;
+        assert_eq!(registry.register(&alice, &plan()).await.unwrap().row.plan, notes, "{}", store.name());
+        let up = Progress {
+            phase: Some(Phase::Ready),
+            route: Some(RouteState::Running),
+            ready: Some(Some(("run-1".into(), 77))),
+            ..Progress::default()
+        };
+        let row = registry.record(&row, &up).await.unwrap().unwrap();
+        assert_eq!((row.route().unwrap().sign_in, row.has_its_owner()), (SignIn::Edge, true));
+        let told = row.instance(String::new());
+        assert_eq!((told.plan, told.takes_provider), (notes.clone(), false));
+
+        let wish = Wish::Plan(notes.clone());
+        assert_eq!(registry.operator_wish(alice.instance_id, wish).await.unwrap(), row, "nothing new");
+        let next = registry.operator_wish(alice.instance_id, Wish::Plan(plan())).await.unwrap();
+        assert_eq!((next.generation, &next.plan, &next.ready_run), (row.generation + 1, &plan(), &None));
+        // What runs was made for another who lets people in.
+        let route = next.route().unwrap();
+        assert_eq!((route.state, route.sign_in), (RouteState::Starting, SignIn::Instance));
+        let event = registry.events(alice.instance_id, 0).await.unwrap().pop().unwrap();
+        let told = (event.code, event.actor.as_str(), event.detail.as_deref());
+        assert_eq!(told, (EventCode::PlanRequested, "operator", Some("workspace")));
+        assert_eq!(registry.get(alice.instance_id).await.unwrap(), next);
+
+        let nobody = InstanceId::from_uuid(Uuid::from_u128(9));
+        assert!(matches!(registry.operator_wish(nobody, Wish::Plan(plan())).await, Err(Error::NotFound)));
+    }
+}
+
+#[tokio::test]
 async fn what_was_worked_out_for_an_older_wish_is_not_written() {
     for Fixture { registry, store, .. } in each().await {
         let alice = wanted(1, "alice");
-        let read = registry.register(&alice).await.unwrap().row;
+        let read = registry.register(&alice, &plan()).await.unwrap().row;
         let wish = registry.wish(alice.instance_id, alice.account_id, Wish::Stop).await.unwrap();
         let late =
             Progress { phase: Some(Phase::Ready), events: vec![NewEvent::of(EventCode::Ready)], ..Progress::default() };
@@ -201,12 +246,13 @@ async fn what_was_worked_out_for_an_older_wish_is_not_written() {
 #[tokio::test]
 async fn every_column_comes_back_as_it_was_written() {
     for Fixture { registry, .. } in each().await {
-        let row = registry.register(&wanted(1, "alice")).await.unwrap().row;
+        let row = registry.register(&wanted(1, "alice"), &plan()).await.unwrap().row;
         let progress = Progress {
             phase: Some(Phase::Failed),
             route: Some(contracts::routes::RouteState::Failed),
             observed_generation: Some(1),
             applied_restart_generation: Some(2),
+            config_generation: Some(3),
             applied_config_generation: Some(3),
             refused_config_generation: Some(4),
             registered: Some(true),
@@ -223,5 +269,21 @@ async fn every_column_comes_back_as_it_was_written() {
         assert_eq!(written.ready_run.as_deref(), Some("run-1"));
         let seqs: Vec<_> = registry.events(row.id, 0).await.unwrap().iter().map(|event| event.seq).collect();
         assert_eq!(seqs, [1, 2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn only_what_nobody_ever_had_is_discarded() {
+    for Fixture { registry, store, .. } in each().await {
+        // Somebody else's program is its owner's from the beginning: nothing is registered that would tell.
+        for (n, plan) in [(1, PlanName::workspace()), (2, "notes".parse().unwrap())] {
+            let wanted = wanted(n, &format!("person-{n}"));
+            registry.register(&wanted, &plan).await.unwrap();
+            let discarded = registry.wish(wanted.instance_id, wanted.account_id, Wish::Discard).await;
+            match plan.is_workspace() {
+                true => assert_eq!(discarded.unwrap().desired, Desired::Deleted, "{}", store.name()),
+                false => assert!(matches!(discarded, Err(Error::HadOwner)), "{}: {discarded:?}", store.name()),
+            }
+        }
     }
 }

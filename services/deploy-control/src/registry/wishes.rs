@@ -1,8 +1,9 @@
 //! What people and services want of instances.
 
 use contracts::{
-    AccountId, InstanceId,
+    AccountId, InstanceId, PlanName,
     deploy::{Desired, EventCode, Phase, RegisterInstance},
+    routes::RouteState,
 };
 
 use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, word};
@@ -11,7 +12,7 @@ use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, wo
 const TRIES: u32 = 8;
 
 /// Something wanted of an instance that is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     /// Down.
     Stop,
@@ -21,8 +22,12 @@ pub enum Wish {
     Restart,
     /// Another attempt, now.
     Retry,
+    /// Gone, with its folders. Only one that nobody ever had.
+    Discard,
     /// This configuration, whose file is in its place already.
     Configure(i64),
+    /// Another plan.
+    Plan(PlanName),
 }
 
 /// What came of a registration.
@@ -35,12 +40,12 @@ pub struct Registered {
 }
 
 impl Registry {
-    /// Takes an instance in; the same call again finds it.
+    /// Takes an instance in, with this plan; the same call again finds it, whatever its plan is by then.
     ///
     /// # Errors
     ///
     /// [`Error::IdTaken`], [`Error::SlugTaken`], [`Error::Database`].
-    pub async fn register(&self, wanted: &RegisterInstance) -> Result<Registered, Error> {
+    pub async fn register(&self, wanted: &RegisterInstance, plan: &PlanName) -> Result<Registered, Error> {
         let mut tries = TRIES;
         loop {
             match self.get(wanted.instance_id).await {
@@ -59,7 +64,7 @@ impl Registry {
                 return Err(Error::SlugTaken);
             }
             tries -= 1;
-            match self.insert(wanted).await {
+            match self.insert(wanted, plan).await {
                 Ok(row) => return Ok(Registered { row, new: true }),
                 // Somebody took the id or the slug in between: look again which.
                 Err(Error::Database(error)) if store::is_unique_violation(&error) && tries > 0 => {}
@@ -68,7 +73,7 @@ impl Registry {
         }
     }
 
-    async fn insert(&self, wanted: &RegisterInstance) -> Result<Row, Error> {
+    async fn insert(&self, wanted: &RegisterInstance, plan: &PlanName) -> Result<Row, Error> {
         let now_ms = self.now_ms();
         let mut transaction = self.store.begin().await?;
         // Always in this order: who takes one of them waits for the other.
@@ -78,8 +83,8 @@ impl Registry {
             "INSERT INTO instances (id, number, uid, slug, account_id, desired, generation, restart_generation, \
              config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
              refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
-             created_at_ms, updated_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, 1, 0, 0, 0, 0, 0, 0, $7, '', 0, 0, 0, 1, 1, $8, $9) RETURNING *",
+             created_at_ms, updated_at_ms, plan) \
+             VALUES ($1, $2, $3, $4, $5, $6, 1, 0, 0, 0, 0, 0, 0, $7, '', 0, 0, 0, 1, 1, $8, $9, $10) RETURNING *",
         )
         .bind(wanted.instance_id.to_string())
         .bind(number)
@@ -90,6 +95,7 @@ impl Registry {
         .bind(word(&Phase::Accepted))
         .bind(now_ms)
         .bind(now_ms)
+        .bind(plan.as_str())
         .fetch_one(&mut *transaction)
         .await?;
         let row = Row::try_from(columns)?;
@@ -99,20 +105,44 @@ impl Registry {
         Ok(row)
     }
 
-    /// Writes a wish down; the row with it. A wish that is fulfilled already changes nothing.
+    /// Writes a person's wish down; the row with it. A wish that is fulfilled already changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] also when it is another person's; [`Error::Database`].
+    /// [`Error::NotFound`] also when it is another person's; [`Error::HadOwner`]; [`Error::Database`].
     pub async fn wish(&self, id: InstanceId, account: AccountId, wish: Wish) -> Result<Row, Error> {
+        self.wish_of(id, Some(account), &wish).await
+    }
+
+    /// The same for the operator, whoever owns it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::Database`].
+    pub async fn operator_wish(&self, id: InstanceId, wish: Wish) -> Result<Row, Error> {
+        self.wish_of(id, None, &wish).await
+    }
+
+    async fn wish_of(&self, id: InstanceId, account: Option<AccountId>, wish: &Wish) -> Result<Row, Error> {
         for _ in 0..TRIES {
-            let row = self.get_owned(id, account).await?;
+            let row = match account {
+                Some(account) => self.get_owned(id, account).await?,
+                None => self.get(id).await?,
+            };
             if row.desired == Desired::Deleted {
                 return Err(Error::NotFound);
             }
+            if *wish == Wish::Discard && (row.has_its_owner() || self.ever_registered(id).await?) {
+                return Err(Error::HadOwner);
+            }
             let Some((next, code)) = wished(row.clone(), wish) else { return Ok(row) };
-            let detail = (next.config_generation != row.config_generation).then(|| next.config_generation.to_string());
-            let event = NewEvent { code, actor: account.to_string(), detail };
+            let detail = match wish {
+                Wish::Configure(generation) => Some(generation.to_string()),
+                Wish::Plan(plan) => Some(plan.to_string()),
+                _ => None,
+            };
+            let actor = account.map_or_else(|| "operator".into(), |account| account.to_string());
+            let event = NewEvent { code, actor, detail };
             if let Some(written) = super::write(&self.store, next, &[event], self.now_ms()).await? {
                 return Ok(written);
             }
@@ -120,6 +150,16 @@ impl Registry {
         }
         // Busy beyond reason; the caller tells people to try again.
         Err(Error::Database(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Whether it ever had its owner: what one who lost it had is in its data.
+    async fn ever_registered(&self, id: InstanceId) -> Result<bool, Error> {
+        let told = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM events WHERE instance_id = $1 AND code = $2")
+            .bind(id.to_string())
+            .bind(word(&EventCode::Registered))
+            .fetch_one(self.store.pool())
+            .await?;
+        Ok(told > 0)
     }
 
     /// Writes events down that change nothing of the instance; the row with them.
@@ -168,7 +208,7 @@ async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, E
 }
 
 /// The row with the wish in it, and how it is told; `None` when there is nothing to change.
-fn wished(mut row: Row, wish: Wish) -> Option<(Row, EventCode)> {
+fn wished(mut row: Row, wish: &Wish) -> Option<(Row, EventCode)> {
     let running = row.desired == Desired::Running;
     let failed = row.phase == Phase::Failed;
     let code = match wish {
@@ -191,10 +231,25 @@ fn wished(mut row: Row, wish: Wish) -> Option<(Row, EventCode)> {
         }
         Wish::Retry if !running || (!failed && row.attempts == 0) => return None,
         Wish::Retry => EventCode::RetryRequested,
-        Wish::Configure(generation) if generation <= row.config_generation => return None,
+        Wish::Discard => {
+            row.desired = Desired::Deleted;
+            row.ready_run = None;
+            EventCode::DiscardRequested
+        }
+        Wish::Configure(generation) if *generation <= row.config_generation => return None,
         Wish::Configure(generation) => {
-            row.config_generation = generation;
+            row.config_generation = *generation;
             EventCode::ConfigRequested
+        }
+        Wish::Plan(plan) if *plan == row.plan => return None,
+        Wish::Plan(plan) => {
+            row.plan = plan.clone();
+            row.ready_run = None;
+            // Who lets people in may be somebody else now, and what still runs is made for who did: nobody gets to it.
+            if row.route == Some(RouteState::Running) {
+                row.route = Some(RouteState::Starting);
+            }
+            EventCode::PlanRequested
         }
     };
     row.generation += 1;
@@ -203,7 +258,7 @@ fn wished(mut row: Row, wish: Wish) -> Option<(Row, EventCode)> {
     row.next_attempt_at_ms = 0;
     row.error = None;
     if failed && row.desired == Desired::Running {
-        row.phase = if row.registered { Phase::Starting } else { Phase::Accepted };
+        row.phase = if row.has_its_owner() { Phase::Starting } else { Phase::Accepted };
     }
     Some((row, code))
 }

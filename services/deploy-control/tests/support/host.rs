@@ -44,7 +44,10 @@ pub fn config(data_dir: &Path, engine: &str, prefix: &str) -> Config {
     if let Ok(host) = std::env::var("DOCKER_HOST") {
         env = env.with("DOCKER_HOST", host);
     }
-    Config::from_env(&env).unwrap()
+    let mut config = Config::from_env(&env).unwrap();
+    // A test is not in the folder that a build puts programs into.
+    config.engine.shim = env!("CARGO_BIN_EXE_beaver-shim").into();
+    config
 }
 
 pub fn own_path() -> String {
@@ -94,10 +97,16 @@ impl Host {
 
     /// The same, with another program, which may not be there.
     pub async fn build_image_of(&self, program_path: &str) {
+        self.build_image_with(program_path, "").await;
+    }
+
+    /// The same, with more lines in the image's recipe.
+    pub async fn build_image_with(&self, program_path: &str, lines: &str) {
         let program = std::fs::read(own_path()).unwrap();
         let entry = [vec![program_path], instance::ARGUMENTS.to_vec()].concat();
         let (stack, entry) = (&self.config.engine.prefix, serde_json::json!(entry));
-        let dockerfile = format!("FROM scratch\nLABEL {LABEL}={stack}\nCOPY instance /instance\nENTRYPOINT {entry}\n");
+        let dockerfile =
+            format!("FROM scratch\nLABEL {LABEL}={stack}\nCOPY instance /instance\nENTRYPOINT {entry}\n{lines}");
         let mut archive = tar::Builder::new(Vec::new());
         for (name, bytes, mode) in [("Dockerfile", dockerfile.as_bytes(), 0o644), ("instance", &program, 0o755)] {
             let mut header = tar::Header::new_gnu();

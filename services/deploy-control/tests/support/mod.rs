@@ -11,6 +11,7 @@ use contracts::{
     AccountId, InstanceId, Slug,
     deploy::{Event, EventCode, EventList, Instance, Phase, RegisterInstance},
 };
+pub use deploy_control::engine::conformance::eventually;
 use deploy_control::{
     Service,
     config::Config,
@@ -110,6 +111,17 @@ impl World {
     }
 }
 
+/// Which run of an instance there is on an engine, as the router knows it: by somebody who is there.
+pub fn answering_runs(units: Arc<dyn Engine>, data_dir: PathBuf) -> Runs {
+    Arc::new(move |id| {
+        let (units, socket) = (units.clone(), data_dir.join("run").join(id.to_string()).join("in/http.sock"));
+        Box::pin(async move {
+            let run = units.observe(id).await.ok()??.run?;
+            tokio::net::UnixStream::connect(socket).await.ok().map(|_| run)
+        })
+    })
+}
+
 /// Starts the service with this engine; no router follows its routes yet.
 pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Running {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -206,17 +218,14 @@ impl Running {
 
     /// Waits until it is so, and says what it was when it never is.
     pub async fn until(&self, person: &Person, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        loop {
+        eventually(async || {
             let instance = self.instance(person).await;
             if is_so(&instance) {
-                return instance;
+                return Ok(instance);
             }
-            if tokio::time::Instant::now() > deadline {
-                panic!("never {what}: {instance:?} {:?}", self.codes(person).await);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            Err(format!("never {what}: {instance:?} {:?}", self.codes(person).await))
+        })
+        .await
     }
 
     /// Waits until it is in this phase and every wish is fulfilled.
@@ -231,6 +240,11 @@ impl Running {
         })
         .await
     }
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, is_so: impl Fn() -> bool) {
+    eventually(async || is_so().then_some(()).ok_or_else(|| format!("never {what}"))).await;
 }
 
 /// Somebody who signs up.
@@ -253,7 +267,7 @@ impl Person {
     }
 
     pub fn wanted(&self) -> RegisterInstance {
-        RegisterInstance { instance_id: self.id, account_id: self.account, slug: self.slug.clone() }
+        RegisterInstance { instance_id: self.id, account_id: self.account, slug: self.slug.clone(), plan: None }
     }
 
     pub fn provider(&self, key: &str) -> serde_json::Value {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    path::PathBuf,
+    path::{Path as FilePath, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,9 +21,12 @@ use contracts::{
     instance::{InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
 };
 use futures_util::future::BoxFuture;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use service::Problem;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+};
 
 #[derive(Clone)]
 pub struct Neighbours {
@@ -50,6 +53,8 @@ struct Neighbourhood {
     sick: Mutex<HashSet<i64>>,
     /// What the next runs have read, whatever is there when they are asked.
     read_before: Mutex<VecDeque<i64>>,
+    /// The paths under which programs that know nothing of Beaver were asked whether they are there.
+    asked: Mutex<Vec<String>>,
 }
 
 impl Neighbours {
@@ -65,11 +70,14 @@ impl Neighbours {
             runs: Mutex::default(),
             sick: Mutex::default(),
             read_before: Mutex::default(),
+            asked: Mutex::default(),
         });
         let authz = Router::new().route("/backends/register", post(backend)).with_state(state.clone());
         let router = Router::new()
             .route("/instances/{id}/readyz", get(readyz))
             .route("/instances/{id}/api/auth/register", post(take_owner))
+            .route("/instances/{id}/{*path}", get(pass))
+            .route("/instances/{id}/", get(pass))
             .with_state(state.clone());
         Self { authz_url: serve(authz).await, router_url: serve(router).await, state }
     }
@@ -99,6 +107,11 @@ impl Neighbours {
     /// Lets the instance's data be lost: it does not know its owner any more.
     pub fn forget_owner(&self, id: InstanceId) {
         self.state.owners.lock().unwrap().remove(&id);
+    }
+
+    /// The paths under which programs that know nothing of Beaver were asked whether they are there.
+    pub fn asked(&self) -> Vec<String> {
+        self.state.asked.lock().unwrap().clone()
     }
 
     pub fn owners_taken(&self, id: InstanceId) -> usize {
@@ -157,6 +170,33 @@ async fn readyz(State(state): State<Arc<Neighbourhood>>, Path(id): Path<Instance
         }
         _ => unreachable(),
     }
+}
+
+/// Passes a question on to the program behind its socket; one on an engine that runs nothing says that all is well.
+async fn pass(State(state): State<Arc<Neighbourhood>>, uri: Uri) -> Response {
+    let (_, rest) = uri.path().split_once("/instances/").unwrap();
+    let (id, path) = rest.split_once('/').unwrap();
+    let id: InstanceId = id.parse().unwrap();
+    if state.router_away.load(Ordering::SeqCst) || (state.run_of)(id).await.is_none() {
+        return unreachable();
+    }
+    state.asked.lock().unwrap().push(format!("/{path}"));
+    let socket = state.data_dir.join("run").join(id.to_string()).join("in/http.sock");
+    if !socket.exists() {
+        return "all is well".into_response();
+    }
+    let Ok(said) = ask(&socket, &format!("/{path}")).await else { return unreachable() };
+    let status = said.split(' ').nth(1).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
+    status.map_or_else(unreachable, |status| (status, "the program's own").into_response())
+}
+
+/// What a program behind a socket answers, all of it.
+pub async fn ask(socket: &FilePath, path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: instance\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await?;
+    if said.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(said) }
 }
 
 async fn take_owner(

@@ -1,5 +1,7 @@
 //! Containers, through Docker's API on its socket.
 
+mod image;
+mod shim;
 mod spec;
 
 use std::{
@@ -18,13 +20,14 @@ use bollard::{
         RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
-use contracts::InstanceId;
+use contracts::{InstanceId, PlanName};
 use futures_util::{StreamExt, stream::BoxStream};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Unit, UnitState};
+use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Program, Unit, UnitState};
 use crate::config::EngineConfig;
-use spec::{LABEL_GENERATION, LABEL_INSTANCE, LABEL_SPEC, LABEL_STACK, STOP_TIMEOUT_S};
+use image::{Image, Images};
+use spec::{LABEL_GENERATION, LABEL_INSTANCE, LABEL_PLAN, LABEL_SPEC, LABEL_STACK, STOP_TIMEOUT_S};
 
 /// The oldest API we speak: Debian 12's engine.
 const MIN_API: (usize, usize) = (1, 41);
@@ -34,16 +37,17 @@ const ASK: Duration = Duration::from_secs(15);
 const ACT: Duration = Duration::from_secs(60);
 /// The wait for a container that is being made.
 const BEING_MADE: Duration = Duration::from_millis(20);
-/// For how long an image's id is believed: long enough for a burst of sign-ups, short against an upgrade.
-const IMAGE_ID_LIFE: Duration = Duration::from_secs(2);
 
 /// The Docker engine.
 pub struct Docker {
     socket: PathBuf,
     prefix: String,
     image: String,
+    /// The shim's file, and where it is put for containers.
+    shim: (PathBuf, PathBuf),
     client: OnceCell<bollard::Docker>,
-    image_id: Mutex<Option<(Instant, String)>>,
+    images: Mutex<Images>,
+    shim_put: OnceCell<PathBuf>,
 }
 
 impl Docker {
@@ -53,8 +57,10 @@ impl Docker {
             socket: config.docker_socket.clone(),
             prefix: config.prefix.clone(),
             image: config.image.clone(),
+            shim: (config.shim.clone(), config.shim_folder.clone()),
             client: OnceCell::new(),
-            image_id: Mutex::new(None),
+            images: Mutex::default(),
+            shim_put: OnceCell::new(),
         }
     }
 
@@ -80,19 +86,27 @@ impl Docker {
         format!("{}-{id}", self.prefix)
     }
 
-    async fn image_id(&self) -> Result<String, EngineError> {
+    async fn image(&self, name: &str) -> Result<Image, EngineError> {
         // Held while asking, so that ten at once ask once.
-        let mut known = self.image_id.lock().await;
-        if let Some((since, id)) = known.as_ref()
-            && since.elapsed() < IMAGE_ID_LIFE
-        {
-            return Ok(id.clone());
+        let mut known = self.images.lock().await;
+        if let Some(image) = known.get(name) {
+            return Ok(image);
         }
-        let tried = format!("looking for the image {}", self.image);
-        let image = within(ASK, &tried, self.client().await?.inspect_image(&self.image)).await?;
-        let id = image.id.unwrap_or_default();
-        *known = Some((Instant::now(), id.clone()));
-        Ok(id)
+        let tried = format!("looking for the image {name}");
+        let image = within(ASK, &tried, self.client().await?.inspect_image(name)).await?.into();
+        known.keep(name, &image);
+        Ok(image)
+    }
+
+    /// Where the shim is for containers.
+    async fn shim(&self) -> Result<&PathBuf, EngineError> {
+        let put = async {
+            let (program, folder) = self.shim.clone();
+            let failed = || EngineError::new(ErrorKind::Rejected, "putting the shim where containers find it");
+            let put = tokio::task::spawn_blocking(move || shim::put(&program, &folder)).await;
+            put.map_err(|error| failed().because(error))?.map_err(|error| failed().because(error))
+        };
+        self.shim_put.get_or_try_init(|| put).await
     }
 
     /// The container with the instance's name; an error when it is not ours.
@@ -112,8 +126,16 @@ impl Docker {
     }
 
     async fn body(&self, spec: &InstanceSpec) -> Result<(bollard::models::ContainerCreateBody, String), EngineError> {
-        let body = spec::container(spec, &self.prefix, &self.image);
-        let fingerprint = spec::fingerprint(&body, &self.image_id().await?)
+        let name = match &spec.program {
+            Program::Workspace => &self.image,
+            Program::Image(program) => &program.image,
+        };
+        let image = self.image(name).await?;
+        let mut body = spec::container(spec, &self.prefix, name);
+        if let Program::Image(program) = &spec.program {
+            spec::behind_the_shim(&mut body, program, &image, self.shim().await?, spec.limits.tmp_bytes);
+        }
+        let fingerprint = spec::fingerprint(&body, &image.id)
             .map_err(|error| EngineError::new(ErrorKind::Rejected, "writing the specification").because(error))?;
         Ok((body, fingerprint))
     }
@@ -152,6 +174,7 @@ impl Engine for Docker {
                     _ => UnitState::Broken,
                 },
                 fingerprint: labels.get(LABEL_SPEC).cloned().unwrap_or_default(),
+                plan: plan(labels.get(LABEL_PLAN)),
                 run: None,
             })
         });
@@ -160,9 +183,11 @@ impl Engine for Docker {
 
     async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
         let (mut body, fingerprint) = self.body(spec).await?;
-        body.labels
-            .get_or_insert_default()
-            .extend([(LABEL_GENERATION.into(), spec.generation.to_string()), (LABEL_SPEC.into(), fingerprint.clone())]);
+        body.labels.get_or_insert_default().extend([
+            (LABEL_GENERATION.into(), spec.generation.to_string()),
+            (LABEL_PLAN.into(), spec.plan.to_string()),
+            (LABEL_SPEC.into(), fingerprint.clone()),
+        ]);
         let name = self.name(spec.id);
         let tried = format!("creating {name}");
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
@@ -300,11 +325,17 @@ fn unit(id: InstanceId, found: &ContainerInspectResponse) -> Unit {
         id,
         state: kind,
         fingerprint: labels.and_then(|labels| labels.get(LABEL_SPEC)).cloned().unwrap_or_default(),
+        plan: plan(labels.and_then(|labels| labels.get(LABEL_PLAN))),
         run: up.then(|| {
             let container = found.id.as_deref().unwrap_or_default();
             format!("{}@{}", container.get(..12).unwrap_or(container), state.started_at.unwrap_or_default())
         }),
     }
+}
+
+/// The plan of a label; a container from before there were any is a workspace's.
+fn plan(label: Option<&String>) -> PlanName {
+    label.and_then(|name| name.parse().ok()).unwrap_or_default()
 }
 
 fn gone_is_fine(outcome: Result<(), EngineError>) -> Result<(), EngineError> {

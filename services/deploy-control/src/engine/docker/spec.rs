@@ -3,12 +3,16 @@
 use std::{collections::HashMap, path::Path};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use sha2::{Digest, Sha256};
 
-use super::super::InstanceSpec;
+use super::{
+    super::{ImageProgram, InstanceSpec, Program},
+    image::Image,
+};
 
 /// The instance's id.
 pub(super) const LABEL_INSTANCE: &str = "beaver.instance";
@@ -16,24 +20,37 @@ pub(super) const LABEL_INSTANCE: &str = "beaver.instance";
 pub(super) const LABEL_GENERATION: &str = "beaver.generation";
 /// Whose stack it belongs to: the prefix.
 pub(super) const LABEL_STACK: &str = "beaver.stack";
+/// The plan it was made by.
+pub(super) const LABEL_PLAN: &str = "beaver.plan";
 /// The fingerprint.
 pub(super) const LABEL_SPEC: &str = "beaver.spec";
 
 /// How long a container may take to end when asked, in seconds.
 pub(super) const STOP_TIMEOUT_S: i32 = 10;
 
+/// Where the shim is in a container.
+const SHIM: &str = "/.beaver/shim";
+
 /// A container for this instance, without the labels that are no part of what it is.
 pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> ContainerCreateBody {
     let user = spec.uid.map(|uid| format!("{uid}:{uid}"));
     let mut env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    env.extend([
-        "INSTANCE_DATA_DIR=/data".into(),
-        "INSTANCE_CONFIG_DIR=/config".into(),
-        "INSTANCE_IN_DIR=/run/beaver/in".into(),
-        "INSTANCE_OUT_DIR=/run/beaver/out".into(),
-        // Where SQLite makes a database smaller: /tmp may not have the room.
-        "SQLITE_TMPDIR=/data".into(),
-    ]);
+    let mut mounts = vec![
+        bind(&spec.folders.inward, "/run/beaver/in", false),
+        bind(&spec.folders.outward, "/run/beaver/out", true),
+        bind(&spec.folders.data, "/data", false),
+    ];
+    if spec.program == Program::Workspace {
+        mounts.push(bind(&spec.folders.config, "/config", true));
+        env.extend([
+            "INSTANCE_DATA_DIR=/data".into(),
+            "INSTANCE_CONFIG_DIR=/config".into(),
+            "INSTANCE_IN_DIR=/run/beaver/in".into(),
+            "INSTANCE_OUT_DIR=/run/beaver/out".into(),
+            // Where SQLite makes a database smaller: /tmp may not have the room.
+            "SQLITE_TMPDIR=/data".into(),
+        ]);
+    }
     ContainerCreateBody {
         image: Some(image.into()),
         hostname: Some("instance".into()),
@@ -47,12 +64,7 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
         host_config: Some(HostConfig {
             // Everything in and out goes through sockets in the mounted folders.
             network_mode: Some("none".into()),
-            mounts: Some(vec![
-                bind(&spec.folders.inward, "/run/beaver/in", false),
-                bind(&spec.folders.outward, "/run/beaver/out", true),
-                bind(&spec.folders.data, "/data", false),
-                bind(&spec.folders.config, "/config", true),
-            ]),
+            mounts: Some(mounts),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".into()]),
             // Nothing about seccomp and AppArmor: what is not said is Docker's own profile, AppArmor's where the host has it.
@@ -77,7 +89,7 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
             ulimits: Some(vec![limit("nofile", 4096), limit("core", 0)]),
             tmpfs: Some(HashMap::from([(
                 "/tmp".into(),
-                "rw,noexec,nosuid,nodev,size=64m,nr_inodes=16k,mode=1777".into(),
+                format!("rw,noexec,nosuid,nodev,size={}m,nr_inodes=16k,mode=1777", spec.limits.tmp_bytes >> 20),
             )])),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".into()),
@@ -91,6 +103,32 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
     }
 }
 
+/// Puts the shim between the container and an image's own program.
+pub(super) fn behind_the_shim(
+    body: &mut ContainerCreateBody,
+    program: &ImageProgram,
+    image: &Image,
+    shim: &Path,
+    tmp_bytes: i64,
+) {
+    let own = [&image.entrypoint[..], &image.command[..]].concat();
+    let argv = if program.command.is_empty() { own } else { program.command.clone() };
+    body.entrypoint = Some(vec![SHIM.into(), program.port.to_string()]);
+    body.cmd = Some(argv);
+    // Its health is asked for through the router, and nothing is run in it for that.
+    body.healthcheck = Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() });
+    if let Some(mounts) = body.host_config.as_mut().and_then(|host| host.mounts.as_mut()) {
+        mounts.push(bind(shim, SHIM, true));
+        // Docker would make each of these on its disk, beyond any limit, and throw it away with the container.
+        mounts.extend(image.volumes.iter().filter(|path| !is_ours(path)).map(|path| in_memory(path, tmp_bytes)));
+    }
+}
+
+/// Whether a volume of an image is at a place that is mounted anyway.
+fn is_ours(path: &str) -> bool {
+    ["/data", "/tmp", "/run/beaver/in", "/run/beaver/out", SHIM].contains(&path.trim_end_matches('/'))
+}
+
 /// What tells two makings of a container apart. The image by its id, since a tag moves.
 pub(super) fn fingerprint(body: &ContainerCreateBody, image_id: &str) -> Result<String, serde_json::Error> {
     // By way of a value, whose maps are sorted: the same body is the same text.
@@ -101,6 +139,16 @@ pub(super) fn fingerprint(body: &ContainerCreateBody, image_id: &str) -> Result<
 
 fn limit(name: &str, most: i64) -> ResourcesUlimits {
     ResourcesUlimits { name: Some(name.into()), soft: Some(most), hard: Some(most) }
+}
+
+/// A folder in memory, which is empty at each start.
+fn in_memory(target: &str, size_bytes: i64) -> Mount {
+    Mount {
+        typ: Some(MountType::TMPFS),
+        target: Some(target.into()),
+        tmpfs_options: Some(MountTmpfsOptions { size_bytes: Some(size_bytes), ..MountTmpfsOptions::default() }),
+        ..Mount::default()
+    }
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {

@@ -6,7 +6,7 @@ use std::{
     io::{Read, Seek, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -34,6 +34,8 @@ use crate::{
 
 /// How long the services have to become ready.
 const READY: Duration = Duration::from_secs(60);
+/// How long somebody may take to look whether it runs.
+const LOOKS: Duration = Duration::from_secs(2);
 /// How long they have to end; they drain for 10 s.
 const END: Duration = Duration::from_secs(25);
 
@@ -70,7 +72,7 @@ pub async fn run(stack: &Stack, unasked: bool, ui: &Ui) -> anyhow::Result<Exit> 
         ));
     }
     make_directories(stack)?;
-    let mut lock = lock(stack)?;
+    let mut lock = lock(&path(stack), LOOKS).await?;
     remembered::write(&stack.data_dir, EngineKind::Process)?;
     let env = environment(stack)?;
     write_running(&mut lock, &env)?;
@@ -230,25 +232,41 @@ fn path(stack: &Stack) -> PathBuf {
     stack.data_dir.join("process.json")
 }
 
-/// The lock that says "it runs"; the kernel lifts it however the process ends.
 /// Refuses to begin where it runs already.
 ///
 /// # Errors
 /// With the process that runs it.
 pub fn ensure_stopped(stack: &Stack) -> anyhow::Result<()> {
-    // What is not there is made only after the checks.
-    if path(stack).exists() { lock(stack).map(drop) } else { Ok(()) }
+    match look(stack) {
+        Some((_, running)) => Err(runs_already(Some(running))),
+        None => Ok(()),
+    }
 }
 
-fn lock(stack: &Stack) -> anyhow::Result<File> {
+/// The lock that says "it runs"; the kernel lifts it however the process ends. `patience` is for those who look.
+///
+/// # Errors
+/// With the process that runs it.
+async fn lock(path: &Path, patience: Duration) -> anyhow::Result<File> {
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path(stack));
-    let file = file.with_context(|| format!("cannot open {}", path(stack).display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let pid = running(&file).map(|running| format!(" as process {}", running.pid)).unwrap_or_default();
-        bail!("it runs already{pid}: beaver down stops it");
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let began = Instant::now();
+    // Whoever looks whether it runs holds a shared lock for that moment.
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if began.elapsed() >= patience {
+            return Err(runs_already(running(&file)));
+        }
+        sleep(Duration::from_millis(20)).await;
     }
+    // From here on the lock means this process: what a killed one left here must not be asked, and never be ended.
+    file.set_len(0)?;
     Ok(file)
+}
+
+fn runs_already(running: Option<Running>) -> anyhow::Error {
+    let pid = running.map(|running| format!(" as process {}", running.pid)).unwrap_or_default();
+    anyhow::anyhow!("it runs already{pid}: beaver down stops it")
 }
 
 fn write_running(file: &mut File, env: &Env) -> anyhow::Result<()> {
@@ -307,4 +325,34 @@ pub async fn stop(stack: &Stack) -> anyhow::Result<bool> {
 /// Removes the file that says what runs.
 pub fn forget(stack: &Stack) {
     let _ = fs::remove_file(path(stack));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEFT: &str = r#"{"pid":4711,"authz":"a","deploy_control":"d","router":"r"}"#;
+
+    #[tokio::test]
+    async fn who_looks_whether_it_runs_keeps_nobody_from_running_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("process.json");
+        fs::write(&path, LEFT).unwrap();
+        let looking = File::open(&path).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        let (locked, ()) = tokio::join!(lock(&path, LOOKS), async { drop(looking) });
+        assert!(running(&locked.unwrap()).is_none(), "a process that was killed is taken for this one");
+    }
+
+    #[tokio::test]
+    async fn it_runs_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("process.json");
+        let first = lock(&path, LOOKS).await.unwrap();
+        fs::write(&path, LEFT).unwrap();
+        let said = lock(&path, Duration::ZERO).await.unwrap_err().to_string();
+        assert!(said.contains("it runs already as process 4711"), "{said}");
+        drop(first);
+        lock(&path, LOOKS).await.unwrap();
+    }
 }

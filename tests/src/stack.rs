@@ -166,7 +166,7 @@ impl Stack {
             anyhow::Ok((page.status == 200).then_some(()))
         })
         .await
-        .with_context(|| fs::read_to_string(self.process_log()).unwrap_or_default())
+        .with_context(|| format!("its last lines:\n{}", last_lines(&self.process_log(), 40)))
     }
 
     /// Runs `beaver` on this stack.
@@ -402,14 +402,37 @@ pub fn fake_provider_program() -> anyhow::Result<PathBuf> {
 
 fn said(what: &str, output: &Output) -> anyhow::Result<()> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let tail =
-        |text: &str| text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-    anyhow::ensure!(output.status.success(), "{what} ended with {}: {}\n{}", output.status, tail(&out), tail(&err));
+    anyhow::ensure!(
+        output.status.success(),
+        "{what} ended with {}: {}\n{}",
+        output.status,
+        tail(&out, 40),
+        tail(&err, 40)
+    );
     Ok(())
 }
 
-/// Two ports that are free now.
+fn last_lines(path: &Path, count: usize) -> String {
+    tail(&fs::read_to_string(path).unwrap_or_default(), count)
+}
+
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// Two ports that are free now, below those that the system gives to others by itself (from 32768 on): they stay free
+/// while nothing of the stack runs.
 fn free_ports() -> anyhow::Result<[u16; 2]> {
-    let (a, b) = (std::net::TcpListener::bind("127.0.0.1:0")?, std::net::TcpListener::bind("127.0.0.1:0")?);
+    let free = || -> anyhow::Result<std::net::TcpListener> {
+        for _ in 0..100 {
+            let random = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", 20_000 + random % 12_000)) {
+                return Ok(listener);
+            }
+        }
+        anyhow::bail!("no port is free")
+    };
+    let (a, b) = (free()?, free()?);
     Ok([a.local_addr()?.port(), b.local_addr()?.port()])
 }

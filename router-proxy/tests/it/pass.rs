@@ -7,7 +7,7 @@ use bytes::Bytes;
 use contracts::routes::RouteState;
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::{Mutex, mpsc},
 };
 
@@ -197,7 +197,14 @@ async fn a_socket_that_is_a_link_to_anothers_is_not_used() {
     let routes = vec![route("alice", 1, RouteState::Running), route("bob", 2, RouteState::Running)];
     let house = House::with(Plan { routes, ..Plan::default() }).await;
     let _bob = house.instance(2, Router::new().fallback(async || "bob's secret"));
+    // What a router that follows links would do: without the defence, either link leads to bob.
+    let following = async || {
+        let mut stream = UnixStream::connect(house.run(1).join("in/http.sock")).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        read_all(&mut stream).await
+    };
     symlink(house.run(2).join("in/http.sock"), house.run(1).join("in/http.sock")).unwrap();
+    assert!(following().await.contains("bob's secret"));
     let answer = house.get(ALICE, "/", "").await;
     assert_eq!(answer.status, 503);
     assert!(!answer.body.contains("secret"));
@@ -207,6 +214,7 @@ async fn a_socket_that_is_a_link_to_anothers_is_not_used() {
     std::fs::remove_file(house.run(1).join("in/http.sock")).unwrap();
     std::fs::remove_dir(house.run(1).join("in")).unwrap();
     symlink(house.run(2).join("in"), house.run(1).join("in")).unwrap();
+    assert!(following().await.contains("bob's secret"));
     assert_eq!(house.get(ALICE, "/", "").await.status, 503);
 }
 

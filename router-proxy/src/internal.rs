@@ -108,17 +108,19 @@ async fn pass(app: &App, id: InstanceId, request: Request) -> Result<Response, P
     let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
     let sent = tokio::time::timeout(FIRST_BYTE, app.upstream.send(id, request)).await;
     let mut response = match sent.unwrap_or(Err(UpstreamError::Timeout)) {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(no_answer(None)),
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(no_answer()),
         Ok(response) => response,
-        Err(UpstreamError::Unreachable(error)) => return Err(unreachable().cause(error)),
-        Err(UpstreamError::Timeout) => {
-            return Err(Problem::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "instance_timeout",
-                "The instance did not answer in time.",
-            ));
+        Err(error) => {
+            let problem = match &error {
+                UpstreamError::Unreachable(_) => unreachable(),
+                UpstreamError::Timeout => timeout(),
+                UpstreamError::Broken(_) | UpstreamError::Body(_) => no_answer(),
+            };
+            // No error of ours: most often it has only just been started. Who asked knows what it means.
+            let cause = format!("{:#}", anyhow::Error::from(error));
+            tracing::info!(instance = %id, cause, "no answer to pass on");
+            return Err(problem);
         }
-        Err(error) => return Err(no_answer(Some(error))),
     };
     headers::clean_response(response.headers_mut(), SignIn::Instance, HOST);
     Ok(response.map(axum::body::Body::new))
@@ -133,12 +135,12 @@ fn unreachable() -> Problem {
     .retry_after(1)
 }
 
-fn no_answer(cause: Option<UpstreamError>) -> Problem {
-    let problem = Problem::new(StatusCode::BAD_GATEWAY, "instance_broken", "The instance gave no usable answer.");
-    match cause {
-        Some(cause) => problem.cause(cause),
-        None => problem,
-    }
+fn timeout() -> Problem {
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "instance_timeout", "The instance did not answer in time.")
+}
+
+fn no_answer() -> Problem {
+    Problem::new(StatusCode::BAD_GATEWAY, "instance_broken", "The instance gave no usable answer.")
 }
 
 /// What one instance has used of its door out.

@@ -7,6 +7,7 @@ pub mod browser;
 pub mod canary;
 pub mod engine;
 pub mod own_engine;
+pub mod packages;
 pub mod pages;
 pub mod paths;
 pub mod people;

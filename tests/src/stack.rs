@@ -73,7 +73,15 @@ impl Stack {
             Engine::Docker => Some(engine::connect().await?),
             Engine::Process => None,
         };
-        Self::begin(name, kind, settings, docker, None).await
+        Self::begin(name, settings, &[], docker, None).await
+    }
+
+    /// As [`Stack::up`] with [`Engine::Docker`], with files that are in the data folder before: place and text.
+    ///
+    /// # Errors
+    /// When `up` fails: what it said.
+    pub async fn up_with(name: &str, settings: &[(&str, &str)], files: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::begin(name, settings, files, Some(engine::connect().await?), None).await
     }
 
     /// As [`Stack::up`] with [`Engine::Docker`], on an engine that goes with the stack.
@@ -82,13 +90,13 @@ impl Stack {
     /// When `up` fails: what it said.
     pub async fn up_on(name: &str, own: OwnEngine, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let docker = own.connect().await?;
-        Self::begin(name, Engine::Docker, settings, Some(docker), Some(own)).await
+        Self::begin(name, settings, &[], Some(docker), Some(own)).await
     }
 
     async fn begin(
         name: &str,
-        kind: Engine,
         settings: &[(&str, &str)],
+        files: &[(&str, &str)],
         docker: Option<Docker>,
         own: Option<OwnEngine>,
     ) -> anyhow::Result<Self> {
@@ -99,7 +107,7 @@ impl Stack {
         let [portal_port, router_port] = free_ports()?;
         let dir = tempfile::Builder::new().prefix("beaver-test-").tempdir()?;
         let mut stack = Self {
-            engine: kind,
+            engine: if docker.is_some() { Engine::Docker } else { Engine::Process },
             prefix,
             portal: format!("http://localhost:{portal_port}"),
             router_port,
@@ -113,6 +121,11 @@ impl Stack {
         };
         if let Some(own) = &stack.own {
             stack.shell.push(("DOCKER_HOST".into(), own.host()));
+        }
+        for (place, text) in files {
+            let file = stack.data_dir().join(place);
+            fs::create_dir_all(file.parent().context("a file is in a folder")?)?;
+            fs::write(file, text)?;
         }
         build().await?;
         stack.start().await?;

@@ -30,7 +30,7 @@ pub const ACCOUNT: &str = "x-beaver-account";
 pub const SLUG: &str = "x-beaver-slug";
 
 /// The names under which widespread programs look for who a proxy says is signed in; the value is [`SLUG`]'s.
-pub const USER: [&str; 2] = ["x-forwarded-user", "remote-user"];
+pub const USER: [&str; 4] = ["x-forwarded-user", "remote-user", "x-remote-user", "x-webauth-user"];
 
 /// The lower-case prefix of every header that only Beaver itself may set; the edge removes all of them.
 pub const HEADER_PREFIX: &str = "x-beaver-";

@@ -22,11 +22,19 @@ use crate::{
 type Keep = Box<dyn Fn(String) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
 /// A session that was valid when it was looked up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Session {
     fingerprint: String,
+    of: Sessions,
     /// Cancelled as soon as the session is over, however it ended.
     pub over: CancellationToken,
+}
+
+impl Session {
+    /// Keeps it alive, as being looked up again does: for what was asked once and goes on.
+    pub fn is_used(&self) {
+        self.of.touch(&self.fingerprint);
+    }
 }
 
 /// The sessions of one workspace, and the hand-offs under way to it. Clones are the same ones.
@@ -72,10 +80,17 @@ impl Sessions {
 
     /// The session of this cookie's value, when it is valid; its use keeps it alive.
     pub fn find(&self, cookie: &str) -> Option<Session> {
-        let (fingerprint, now_ms) = (fingerprint(cookie), self.now_ms());
+        let fingerprint = fingerprint(cookie);
+        let over = self.touch(&fingerprint)?;
+        Some(Session { fingerprint, of: self.clone(), over })
+    }
+
+    /// Keeps the session of this fingerprint alive, when it is valid; its end.
+    fn touch(&self, fingerprint: &str) -> Option<CancellationToken> {
+        let now_ms = self.now_ms();
         let mut state = self.0.state();
-        let touched = state.book.touch(&fingerprint, now_ms)?;
-        let over = state.over.entry(fingerprint.clone()).or_default().clone();
+        let touched = state.book.touch(fingerprint, now_ms)?;
+        let over = state.over.entry(fingerprint.to_owned()).or_default().clone();
         if touched {
             state.version += 1;
             let this = self.clone();
@@ -85,7 +100,7 @@ impl Sessions {
                 }
             });
         }
-        Some(Session { fingerprint, over })
+        Some(over)
     }
 
     /// Spends an assertion: the first caller with its `jti` wins, for as long as it could be valid.

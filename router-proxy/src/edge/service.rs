@@ -220,8 +220,8 @@ impl Exchange {
                 tracing::info!(instance = %route.instance_id, "the instance switched protocols unasked");
                 return Err(Said::Unreachable);
             };
-            let over = session.map(|session| session.over.clone()).unwrap_or_default();
-            websocket::tunnel(client, hyper::upgrade::on(&mut response), Arc::clone(&self.conn), &self.drain, over);
+            let instance = hyper::upgrade::on(&mut response);
+            websocket::tunnel(client, instance, Arc::clone(&self.conn), &self.drain, session.cloned());
             self.conn.switch.switched();
             headers::clean_response(response.headers_mut(), route.sign_in, host);
             websocket::write(response.headers_mut());

@@ -1,18 +1,21 @@
 //! WebSockets (RFC 6455): the one protocol that may be switched to. Nothing else is, h2c above all, which would carry
 //! requests past every check of the edge.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
+use sign_in::Session;
 
 use super::Conn;
 use crate::{
     activity::{Activity, QUIET, Watched},
     drain::Drain,
 };
+
+/// How often it is looked whether a session is used: far more often than one ends for being unused.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Whether a request asks for a WebSocket.
 pub fn is_asked(request: &Parts) -> bool {
@@ -42,10 +45,11 @@ pub fn write(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Copies both ways until both sides have ended, or `over` is cancelled; an end on one side is passed on and the other may
-/// go on.
-pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain, over: CancellationToken) {
+/// Copies both ways until both sides have ended, or the session is over that it belongs to; an end on one side is passed on
+/// and the other may go on.
+pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain, session: Option<Session>) {
     let of_tunnel = drain.clone();
+    let over = session.as_ref().map(|session| session.over.clone()).unwrap_or_default();
     drain.tracker.spawn(async move {
         let open = metrics::gauge!("router_open_tunnels");
         open.increment(1.0);
@@ -53,6 +57,7 @@ pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &D
         tokio::select! {
             () = of_tunnel.cut.cancelled() => {}
             () = over.cancelled() => {}
+            () = keep(session, &activity) => {}
             // A WebSocket has no natural end to wait for: at the end of the router, a pause is as good.
             () = async { of_tunnel.stop.cancelled().await; activity.silent(QUIET).await } => {}
             ended = copy(client, instance, &activity) => if let Err(error) = ended {
@@ -62,6 +67,20 @@ pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &D
         open.decrement(1.0);
         drop(conn);
     });
+}
+
+/// For ever: a WebSocket is asked for once, and its session is used for as long as something passes.
+async fn keep(session: Option<Session>, activity: &Activity) {
+    let Some(session) = session else { return std::future::pending().await };
+    let mut before = activity.last();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let last = activity.last();
+        if last != before {
+            session.is_used();
+            before = last;
+        }
+    }
 }
 
 async fn copy(client: OnUpgrade, instance: OnUpgrade, activity: &Arc<Activity>) -> anyhow::Result<()> {

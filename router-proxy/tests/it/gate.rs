@@ -7,6 +7,7 @@ use std::sync::{
 
 use axum::{Router, body::Body, response::Response, routing::get};
 use bytes::Bytes;
+use clock::Clock;
 use contracts::routes::{Route, RouteState, SignIn};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -43,8 +44,12 @@ impl Guarded {
     }
 
     async fn on(program: Router, env: Vec<(&'static str, String)>) -> Self {
+        Self::planned(program, Plan { env, ..Plan::default() }).await
+    }
+
+    async fn planned(program: Router, plan: Plan) -> Self {
         let routes = vec![guarded("alice", 1), guarded("bob", 2)];
-        let house = House::with(Plan { routes, env, ..Plan::default() }).await;
+        let house = House::with(Plan { routes, ..plan }).await;
         let reached = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&reached);
         let counting = axum::middleware::from_fn(move |request, next: axum::middleware::Next| {
@@ -473,6 +478,38 @@ async fn what_is_open_ends_with_its_session_and_no_other() {
     assert_eq!(alice.log_out(None).await.status, 204);
     read_all(&mut open_of_another).await;
     read_all(&mut of_another).await;
+}
+
+#[tokio::test]
+async fn a_websocket_in_use_is_use_of_its_session() {
+    const HOURS_MS: i64 = 7 * 60 * 60 * 1000;
+    let (clock, hands) = Clock::manual(Clock::system().now_ms());
+    let alice = Guarded::planned(echo(), Plan { clock: clock.clone(), ..Plan::default() }).await;
+    let (speaks, silent) = (alice.sign_in("speaks").await, alice.sign_in("silent").await);
+    websocket::echoing(&alice.house.run(1).join("in/http.sock"));
+    let open = async |cookie: &str| {
+        let mut client = TcpStream::connect(alice.house.edge).await.unwrap();
+        let request = format!("GET /ws HTTP/1.1\r\nhost: {ALICE}\r\n{WEBSOCKET}origin: {ORIGIN}\r\n{cookie}\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 101"));
+        client
+    };
+    let (mut speaking, _silent) = (open(&speaks).await, open(&silent).await);
+    let kept = alice.house.data.path().join(format!("router/sign-ins/{}.json", id(1)));
+    for word in ["one", "two"] {
+        // Neither is asked anything for longer than a session lasts unused, in all.
+        hands.advance_ms(HOURS_MS);
+        speaking.write_all(word.as_bytes()).await.unwrap();
+        read_until(&mut speaking, word).await;
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        tokio::time::resume();
+        let now = format!("\"seen_at_ms\":{}", clock.now_ms());
+        until("its use is written down", async || std::fs::read_to_string(&kept).unwrap().contains(&now)).await;
+    }
+    let _program = alice.house.instance(1, echo());
+    assert!(alice.is_signed_in(&speaks).await);
+    assert!(!alice.is_signed_in(&silent).await, "the control");
 }
 
 async fn never() {

@@ -58,6 +58,7 @@ pub struct Plan {
     pub deploy: bool,
     /// authz's key; a new one when there is none.
     pub key: Option<Arc<token::SigningKey>>,
+    pub clock: Clock,
 }
 
 impl Default for Plan {
@@ -69,6 +70,7 @@ impl Default for Plan {
             data: None,
             deploy: true,
             key: None,
+            clock: Clock::system(),
         }
     }
 }
@@ -117,7 +119,7 @@ impl House {
             env = env.with(key, value);
         }
         let config = Config::from_env(&env).unwrap();
-        let router = Router::bind(config, Clock::system(), plan.network).await.unwrap();
+        let router = Router::bind(config, plan.clock, plan.network).await.unwrap();
         let (edge, internal) = router.addresses().unwrap();
         let stop = Shutdown::new();
         let serving = tokio::spawn(router.serve(stop.clone()));

@@ -12,6 +12,7 @@ mod looks;
 mod operating;
 mod postgres;
 mod process;
+mod programs;
 mod progress;
 mod sdk;
 mod strangers;

@@ -357,8 +357,7 @@ impl<'a> Owner<'a> {
         let expected = json!(["1 carol one", "2 carol two", "3 carol 三", "4 carol bye"]);
         ensure!(ended["said"] == expected, "{ended}");
         // It ends by hanging up, as websocketd does. One that she closes is closed in good order, on its side too.
-        let leave =
-            "window.over = null; const socket = new WebSocket(location.origin.replace('http', 'ws') + '/left');
+        let leave = "window.over = null; const socket = new WebSocket(location.origin.replace('http', 'ws') + '/left');
             socket.onopen = () => socket.send('one');
             socket.onmessage = () => socket.close(1000);
             socket.onclose = event => { window.over = event.code }";

@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Activity {
     begun: Instant,
-    /// Milliseconds since then, doubled, plus one when the asking side's bytes were the last.
+    /// Microseconds since then, doubled, plus one when the asking side's bytes were the last.
     last: AtomicU64,
     /// Whether one side has ended.
     half: AtomicBool,
@@ -47,8 +47,8 @@ impl Activity {
     }
 
     fn mark(&self, asked: bool) {
-        let ms = self.begun.elapsed().as_millis() as u64;
-        self.last.store(ms << 1 | u64::from(asked), Ordering::Relaxed);
+        let us = self.begun.elapsed().as_micros() as u64;
+        self.last.store(us << 1 | u64::from(asked), Ordering::Relaxed);
     }
 
     /// One side has said its last.
@@ -60,7 +60,7 @@ impl Activity {
     /// When bytes last moved, and whether they were the asking side's.
     pub fn last(&self) -> (Instant, bool) {
         let last = self.last.load(Ordering::Relaxed);
-        (self.begun + Duration::from_millis(last >> 1), last & 1 == 1)
+        (self.begun + Duration::from_micros(last >> 1), last & 1 == 1)
     }
 
     /// Ends as soon as nothing is under way: at once on a connection that has lain idle.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use beaver_tests::{
     browser::Browser,
-    engine, packages,
+    engine, packages, paths,
     people::{Person, by_form, by_hand},
     stack::Stack,
     steps::Steps,
@@ -113,6 +113,29 @@ async fn other_peoples_programs_run_unmodified_for_their_owners_alone() {
     report(&stack, result.is_err() || steps.failures() > 0).await;
     let purged = stack.purge().await;
     steps.end(result.and(purged)).unwrap();
+}
+
+/// The guide shows operators these programs: what it says is what is tried here.
+#[test]
+fn the_guide_has_these_plans() {
+    let guide = std::fs::read_to_string(paths::root().join("部署指南.md")).unwrap();
+    let block = guide.split("```toml\n").find(|block| block.starts_with("[notebook]")).expect("its plans");
+    let plans: toml::Table = block.split("```").next().unwrap_or_default().parse().unwrap();
+    assert_eq!(plans.len(), PROGRAMS.len());
+    for program in &PROGRAMS {
+        let (said, tried) = (&plans[program.plan], program.table("x").parse::<toml::Table>().unwrap());
+        let tried = &tried[program.plan];
+        for (key, value) in
+            said.as_table().unwrap().iter().filter(|(key, _)| !["image", "command"].contains(&key.as_str()))
+        {
+            assert_eq!(Some(value), tried.get(key), "{}: {key}", program.plan);
+        }
+        let words: Vec<&str> = said["command"].as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
+        // What the program does in the end is the operator's own to say.
+        let same = if program.plan == LINES.plan { words.len() - 1 } else { words.len() };
+        let unknown: Vec<_> = words[..same].iter().filter(|word| !program.command.contains(word)).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", program.plan);
+    }
 }
 
 /// Somebody with a workspace, and a client that is signed in to it.

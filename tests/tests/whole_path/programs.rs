@@ -458,7 +458,7 @@ async fn strangers(owners: [&Owner<'_>; 3]) -> anyhow::Result<()> {
             [("nobody", nobody.clone()), ("neighbour", neighbour.web.clone()), ("copied", copied), ("guessed", guessed)]
         {
             let marker = |what: &str| format!("/stranger-{who}-{what}");
-            let page = web.open(&owner.url(&marker("page"))?.to_string()).await?;
+            let page = web.open(owner.url(&marker("page"))?.as_str()).await?;
             let (at, portal) = (page.url.clone(), stack.portal());
             let is_in = who == "neighbour" || who == "copied";
             let way = if is_in { page.status == 404 } else { page.status == 200 && at.path() == "/login" };

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::report;
 
 /// How long a program may take to be made, started or stopped.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A program, and the plan by which people get it.
 struct Program {
@@ -105,8 +105,8 @@ async fn other_peoples_programs_run_unmodified_for_their_owners_alone() {
         return;
     }
     let plans: String = PROGRAMS.iter().map(|program| program.table(&Stack::prefix_for("programs"))).collect();
-    // What everybody gets who signs up.
-    let settings = [("BEAVER_DEFAULT_PLAN", CALENDAR.plan)];
+    // What everybody gets who signs up; and time for Jupyter, which compiles itself at its first start.
+    let settings = [("BEAVER_DEFAULT_PLAN", CALENDAR.plan), ("BEAVER_START_TIMEOUT", "150")];
     let stack = Stack::up_with("programs", &settings, &[("deploy-control/plans.toml", &plans)]).await.unwrap();
     let mut steps = Steps::new("programs");
     let result = run(&mut steps, &stack).await;

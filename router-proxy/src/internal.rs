@@ -36,8 +36,8 @@ const LOGOUT: &str = "/api/auth/logout";
 
 /// Everything the internal listener answers.
 pub fn router(app: Arc<App>) -> Router {
-    let table = Arc::clone(&app.table);
-    let health = Health::new().need("routes", move || {
+    let (table, tenants) = (Arc::clone(&app.table), app.tenants.clone());
+    let health = Health::new().metrics(move || tenants.metrics()).need("routes", move || {
         let known = table.is_known();
         async move { if known { Ok(()) } else { Err("no routes from deploy-control yet, and none on disk".into()) } }
     });

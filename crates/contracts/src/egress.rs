@@ -7,8 +7,9 @@
 //! | `GET /egress` | 200 [`EgressUsageList`]: for operators |
 //! | `GET /egress/{instance_id}` | 200 [`EgressUsage`]; 404 `not_found` for an instance whose doors are not open |
 //!
-//! An instance's numbers begin with its doors, and again with every start of the router; what is to last is a counter of
-//! the metrics (`router_egress_bytes_total`, `router_egress_refused_total`, by `instance`).
+//! An instance's numbers begin with its doors, and again with every start of the router, and are gone with the instance. The
+//! same are counters of the metrics (`router_egress_bytes_total`, `router_egress_refused_total`, by `instance`), for
+//! whoever keeps them for longer.
 //!
 //! To deploy-control the router says what was refused, as events of the instance:
 //! `POST /api/egress-refusals` with [`EgressReport`], answered 204; instances that are not known are passed over.

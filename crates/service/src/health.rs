@@ -11,6 +11,7 @@ use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 
+type More = Arc<dyn Fn() -> String + Send + Sync>;
 type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
 // One recorder a process: with the process engine, all services share it.
@@ -38,14 +39,24 @@ const UPKEEP: Duration = Duration::from_secs(30);
 
 /// `/metrics` alone, for who answers the others otherwise. What is counted before this is made is not shown.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    metrics_with(None)
+}
+
+fn metrics_with<S: Clone + Send + Sync + 'static>(more: Option<More>) -> Router<S> {
     LazyLock::force(&METRICS);
-    Router::new().route("/metrics", get(async || METRICS.render()))
+    let all = async move || {
+        let mut text = METRICS.render();
+        text.extend(more.map(|more| more()));
+        text
+    };
+    Router::new().route("/metrics", get(all))
 }
 
 /// The named needs of a service.
 #[derive(Clone, Default)]
 pub struct Health {
     checks: Vec<(&'static str, Check)>,
+    more: Option<More>,
 }
 
 impl Health {
@@ -66,9 +77,18 @@ impl Health {
         self
     }
 
+    /// Adds metrics of the service's own making, in Prometheus' text format, to `/metrics`: whole families, for series that
+    /// must go with what they are about.
+    #[must_use]
+    pub fn metrics(mut self, text: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.more = Some(Arc::new(text));
+        self
+    }
+
     /// `/healthz`, `/readyz` and `/metrics`: for internal listeners.
     pub fn routes(self) -> Router {
-        self.public_routes().merge(metrics_route())
+        let metrics = metrics_with(self.more.clone());
+        self.public_routes().merge(metrics)
     }
 
     /// `/healthz` and `/readyz`.

@@ -91,13 +91,10 @@ impl Doors {
 
     fn close_unwanted(&mut self, wanted: &HashSet<InstanceId>) {
         let run_dir = &self.run_dir;
-        let (upstream, tenants) = (&self.app.upstream, &self.app.tenants);
         self.open.retain(|id, door| {
             let keep = wanted.contains(id);
             if !keep {
                 door.close();
-                upstream.forget(*id);
-                tenants.forget(*id);
                 if let Ok(out) = out(run_dir, *id) {
                     for name in [EGRESS, IDENTITY] {
                         // Its folder is about to be removed anyway.
@@ -108,6 +105,9 @@ impl Doors {
             }
             keep
         });
+        // Also of those whose doors are not open: their folders may have gone before their routes.
+        self.app.upstream.keep_only(wanted);
+        self.app.tenants.keep_only(wanted);
     }
 
     fn drop_vanished(&mut self) {

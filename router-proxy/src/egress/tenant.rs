@@ -1,7 +1,8 @@
 //! What the proxy keeps of each instance: its share of what all of them need, and what came of it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fmt::Write,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -56,11 +57,18 @@ pub struct Tenant {
     since_ms: i64,
     clock: Clock,
     opened: AtomicU64,
-    refused: AtomicU64,
-    /// The latest last.
-    refusals: Mutex<VecDeque<EgressRefusal>>,
+    refusals: Mutex<Refusals>,
     told: Told,
     outbox: Outbox,
+}
+
+/// What an instance was refused.
+#[derive(Default)]
+struct Refusals {
+    /// How often, by code.
+    counts: BTreeMap<&'static str, u64>,
+    /// The latest last.
+    latest: VecDeque<EgressRefusal>,
 }
 
 /// What passes in one direction.
@@ -68,21 +76,16 @@ pub struct Direction {
     /// What still may.
     pub allowance: Allowance,
     bytes: AtomicU64,
-    counter: metrics::Counter,
 }
 
 impl Direction {
-    fn new(id: InstanceId, name: &'static str, limits: Limits) -> Self {
-        let counter = metrics::counter!("router_egress_bytes_total", "instance" => id.to_string(), "direction" => name);
-        Self { allowance: Allowance::new(limits.bytes_per_second), bytes: AtomicU64::new(0), counter }
+    fn new(limits: Limits) -> Self {
+        Self { allowance: Allowance::new(limits.bytes_per_second), bytes: AtomicU64::new(0) }
     }
 
     /// So many more have passed.
     pub fn count(&self, bytes: usize) {
-        if bytes > 0 {
-            self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-            self.counter.increment(bytes as u64);
-        }
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// How many have passed.
@@ -101,14 +104,13 @@ impl Tenant {
             told: Told::default(),
             outbox,
             resolving: Semaphore::new(RESOLVING),
-            outward: Direction::new(id, "out", limits),
-            inward: Direction::new(id, "in", limits),
+            outward: Direction::new(limits),
+            inward: Direction::new(limits),
             connections: Arc::new(Semaphore::new(limits.connections)),
             limits,
             since_ms: clock.now_ms(),
             clock,
             opened: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             refusals: Mutex::default(),
         }
     }
@@ -129,9 +131,6 @@ impl Tenant {
     /// Something was refused.
     pub fn refused(&self, target: &str, refusal: &Refusal) {
         let (code, reason) = (refusal.code, refusal.reason());
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("router_egress_refused_total", "instance" => self.id.to_string(), "code" => code)
-            .increment(1);
         let at_ms = self.clock.now_ms();
         if let Some(rule) = refusal.rule {
             self.outbox.offer(
@@ -141,19 +140,22 @@ impl Tenant {
             );
         }
         let mut refusals = self.refusals();
+        *refusals.counts.entry(code).or_default() += 1;
+        let latest = &mut refusals.latest;
         let same = |known: &EgressRefusal| known.target == target && known.code == code && known.reason == reason;
-        let before = refusals.iter().position(same).and_then(|place| refusals.remove(place));
+        let before = latest.iter().position(same).and_then(|place| latest.remove(place));
         let count = before.map_or(0, |known| known.count) + 1;
-        if refusals.len() == MAX_REFUSALS {
-            refusals.pop_front();
+        if latest.len() == MAX_REFUSALS {
+            latest.pop_front();
         }
         let (target, code, reason) = (target.to_owned(), code.to_owned(), reason.to_owned());
-        refusals.push_back(EgressRefusal { target, code, reason, count, at_ms });
+        latest.push_back(EgressRefusal { target, code, reason, count, at_ms });
     }
 
     /// What it has used.
     pub fn usage(&self) -> EgressUsage {
         let limit = |n: u64| (n > 0).then_some(n);
+        let refusals = self.refusals();
         EgressUsage {
             instance_id: self.id,
             since_ms: self.since_ms,
@@ -163,12 +165,12 @@ impl Tenant {
             open_connections: (self.limits.connections - self.connections.available_permits()) as u64,
             connection_limit: self.limits.connections as u64,
             bytes_per_second_limit: limit(self.limits.bytes_per_second),
-            refused: self.refused.load(Ordering::Relaxed),
-            refusals: self.refusals().iter().rev().cloned().collect(),
+            refused: refusals.counts.values().sum(),
+            refusals: refusals.latest.iter().rev().cloned().collect(),
         }
     }
 
-    fn refusals(&self) -> MutexGuard<'_, VecDeque<EgressRefusal>> {
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
         // Nothing panics under the lock.
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,9 +208,34 @@ impl Tenants {
         self.lock().values().cloned().collect()
     }
 
-    /// It is gone for good.
-    pub fn forget(&self, id: InstanceId) {
-        self.lock().remove(&id);
+    /// All others are gone for good, and with them what was counted of them.
+    pub fn keep_only(&self, there: &HashSet<InstanceId>) {
+        self.lock().retain(|id, _| there.contains(id));
+    }
+
+    /// The counters of those that are there, as Prometheus reads them. Not among the other metrics, which never forget a
+    /// series: an instance that is gone would be told of for ever.
+    pub fn metrics(&self) -> String {
+        let mut all = self.all();
+        all.sort_by_key(|tenant| tenant.id);
+        let (mut bytes, mut refused) = (String::new(), String::new());
+        for tenant in all {
+            let id = tenant.id;
+            for (name, direction) in [("out", &tenant.outward), ("in", &tenant.inward)] {
+                // Writing to a text does not fail; nor does it below.
+                let _ = writeln!(
+                    bytes,
+                    "router_egress_bytes_total{{instance=\"{id}\",direction=\"{name}\"}} {}",
+                    direction.bytes()
+                );
+            }
+            for (code, count) in &tenant.refusals().counts {
+                let _ = writeln!(refused, "router_egress_refused_total{{instance=\"{id}\",code=\"{code}\"}} {count}");
+            }
+        }
+        format!(
+            "# TYPE router_egress_bytes_total counter\n{bytes}\n# TYPE router_egress_refused_total counter\n{refused}\n"
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Tenant>>> {
@@ -240,5 +267,33 @@ mod tests {
             newest,
             [("20.test:80", "denied", 1, 1500), ("20.test:80", "address", 2, 1500), ("54.test:80", "address", 1, 1000)]
         );
+    }
+
+    #[test]
+    fn of_who_is_gone_nothing_is_told() {
+        let tenants = Tenants::new(Limits::default(), Clock::system());
+        let [one, other] = [1, 2].map(|n| tenants.get(InstanceId::from_uuid(uuid::Uuid::from_u128(n))));
+        for tenant in [&one, &other] {
+            tenant.inward.count(7);
+            tenant.refused("x.test:80", &Refusal::by_rule(Reason::Denied, "x"));
+        }
+        let told = tenants.metrics();
+        for tenant in [&one, &other] {
+            let id = tenant.id;
+            for line in [
+                format!("router_egress_bytes_total{{instance=\"{id}\",direction=\"in\"}} 7\n"),
+                format!("router_egress_bytes_total{{instance=\"{id}\",direction=\"out\"}} 0\n"),
+                format!("router_egress_refused_total{{instance=\"{id}\",code=\"egress_refused\"}} 1\n"),
+            ] {
+                assert!(told.contains(&line), "{told}");
+            }
+        }
+        tenants.keep_only(&HashSet::from([other.id]));
+        // A connection of its own that has not ended yet counts on, for nobody.
+        one.inward.count(1);
+        let told = tenants.metrics();
+        assert!(!told.contains(&one.id.to_string()) && told.contains(&other.id.to_string()), "{told}");
+        assert!(tenants.find(one.id).is_none());
+        assert_eq!(tenants.get(one.id).usage().bytes_in, 0, "another of the same name begins anew");
     }
 }

@@ -4,7 +4,7 @@
 //! not answer is an error that says so. This is the one place that speaks HTTP/1 to instances.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -123,9 +123,9 @@ impl Upstream {
         self.connect(id).await.is_ok()
     }
 
-    /// Closes what is kept for an instance: it is gone, or another one will answer.
-    pub fn forget(&self, id: InstanceId) {
-        self.idle().remove(&id);
+    /// Closes what is kept for all others: they are gone.
+    pub fn keep_only(&self, there: &HashSet<InstanceId>) {
+        self.idle().retain(|id, _| there.contains(id));
     }
 
     /// Closes what was idle for too long; to be called every few seconds.

@@ -87,7 +87,7 @@ async fn one_connection_serves_many_requests_until_it_is_let_go() {
         assert_eq!(send(&upstream, request(Method::POST, "x")).await.unwrap(), "ok");
     }
     assert_eq!(seen.connections.load(Ordering::SeqCst), 1);
-    upstream.forget(id());
+    upstream.keep_only(&std::collections::HashSet::new());
     send(&upstream, request(Method::GET, "")).await.unwrap();
     assert_eq!(seen.connections.load(Ordering::SeqCst), 2);
     tokio::time::pause();

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use contracts::routes::RouteState;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -123,4 +124,82 @@ async fn an_answer_that_is_due_still_comes_through_a_tunnel() {
     let since = Instant::now();
     house.end().await;
     assert!(since.elapsed().as_secs() < 4, "nothing is under way any more: {:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn an_hour_of_a_stream_passes_and_so_do_its_pauses() {
+    let (house, listener) = house_with_listener().await;
+    let (mut inside, mut outside) = tunnel(&house, &listener).await;
+    // The same in absolute-form: an answer without an end.
+    let mut asked = UnixStream::connect(house.run(1).join("out/egress.sock")).await.unwrap();
+    asked.write_all(b"GET http://93.184.216.34:7/ HTTP/1.1\r\nhost: 93.184.216.34:7\r\n\r\n").await.unwrap();
+    let (mut answering, _) = listener.accept().await.unwrap();
+    read_until(&mut answering, "\r\n\r\n").await;
+    answering.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    read_until(&mut asked, "\r\n\r\n").await;
+    // And through the edge, from the instance to a browser.
+    let instance = UnixListener::bind(house.run(1).join("in/http.sock")).unwrap();
+    let mut browser = TcpStream::connect(house.edge).await.unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nhost: alice.localhost\r\n\r\n").await.unwrap();
+    let (mut serving, _) = instance.accept().await.unwrap();
+    read_until(&mut serving, "\r\n\r\n").await;
+    serving.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    read_until(&mut browser, "\r\n\r\n").await;
+
+    tokio::time::pause();
+    let since = Instant::now();
+    // Steadily for half an hour, then with pauses of up to an hour: three hours in all.
+    let steady = std::iter::repeat_n(10, 180);
+    for (n, pause_s) in steady.chain([600, 1200, 3600, 1800, 1800]).enumerate() {
+        tokio::time::sleep(Duration::from_secs(pause_s)).await;
+        let piece = format!("piece-{n};");
+        outside.write_all(piece.as_bytes()).await.unwrap();
+        read_until(&mut inside, &piece).await;
+        inside.write_all(piece.as_bytes()).await.unwrap();
+        read_until(&mut outside, &piece).await;
+        let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+        answering.write_all(chunk.as_bytes()).await.unwrap();
+        read_until(&mut asked, &piece).await;
+        serving.write_all(chunk.as_bytes()).await.unwrap();
+        read_until(&mut browser, &piece).await;
+    }
+    assert!(since.elapsed() >= Duration::from_secs(3 * 3600), "{:?}", since.elapsed());
+    answering.write_all(b"0\r\n\r\n").await.unwrap();
+    serving.write_all(b"0\r\n\r\n").await.unwrap();
+    drop(outside);
+    assert_eq!(read_all(&mut inside).await, "", "it ends when its other side does");
+    read_until(&mut asked, "0\r\n\r\n").await;
+    read_until(&mut browser, "0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn of_an_instance_that_was_discarded_nothing_is_kept() {
+    let routes = vec![route("alice", 1, RouteState::Running), route("bob", 2, RouteState::Running)];
+    let house = House::with(Plan { routes, ..Plan::default() }).await;
+    for n in [1, 2] {
+        let path = house.run(n).join("out/egress.sock");
+        until("its door is open", async || path.exists()).await;
+        let mut door = UnixStream::connect(path).await.unwrap();
+        door.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: 127.0.0.1:1\r\nconnection: close\r\n\r\n").await.unwrap();
+        assert!(read_all(&mut door).await.starts_with("HTTP/1.1 403"));
+    }
+    let usage = contracts::egress::usage_path(id(2));
+    let told = async |n| {
+        let metrics = house.internal_get("/metrics", None).await;
+        metrics.lines().filter(|line| line.contains(&id(n).to_string())).count()
+    };
+    assert!(told(2).await >= 3, "the control: both directions, and a refusal");
+    assert_eq!(Answer::parse(&house.internal_get(&usage, Some(TOKEN)).await).status, 200);
+
+    // deploy-control removes the folders, and then says so: the doors may have noticed in between.
+    std::fs::remove_dir_all(house.run(2)).unwrap();
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    assert!(told(2).await >= 3, "it may come back");
+    house.deploy.change(route("bob", 2, RouteState::Deleted));
+    until("nothing tells of it", async || told(2).await == 0).await;
+    assert_eq!(Answer::parse(&house.internal_get(&usage, Some(TOKEN)).await).status, 404);
+    assert!(told(1).await >= 3, "and of others as before");
+    assert!(!house.run(2).exists(), "nor is its folder made again");
 }

@@ -105,7 +105,10 @@ impl Hub {
 
     /// Something that changes whenever this instance's row does.
     pub fn watch(&self, id: InstanceId) -> watch::Receiver<i64> {
-        self.state().watchers.entry(id).or_insert_with(|| watch::channel(0).0).subscribe()
+        let mut state = self.state();
+        // Instances that nobody looks at any more, gone ones among them, may never change again.
+        state.watchers.retain(|_, watcher| watcher.receiver_count() > 0);
+        state.watchers.entry(id).or_insert_with(|| watch::channel(0).0).subscribe()
     }
 }
 

@@ -1,11 +1,14 @@
 //! The registry on each kind of database.
 
+use std::collections::BTreeMap;
+
 use clock::ManualClock;
 use contracts::{
     PlanName,
     deploy::{Desired, Phase, RegisterInstance},
     routes::{RouteState, SignIn},
 };
+use proptest::prelude::*;
 use store::testing::TestStore;
 use uuid::Uuid;
 
@@ -285,5 +288,121 @@ async fn only_what_nobody_ever_had_is_discarded() {
                 false => assert!(matches!(discarded, Err(Error::HadOwner)), "{}: {discarded:?}", store.name()),
             }
         }
+    }
+}
+
+/// What may happen to a registry.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// Somebody asks for an instance: by the number of its id, of its account and of its name.
+    Register(u128, u128, u8),
+    /// An instance is wanted gone.
+    Discard(u128),
+    /// An instance that is wanted gone is found to be.
+    Gone(u128),
+    /// A restart under another base of user ids.
+    Restart(u32),
+    /// Files with this owner are found.
+    Found(u32),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let one = prop_oneof![
+        6 => (0..12_u128, 0..3_u128, 0..8_u8).prop_map(|(id, account, name)| Happening::Register(id, account, name)),
+        3 => (0..12_u128).prop_map(Happening::Discard),
+        3 => (0..12_u128).prop_map(Happening::Gone),
+        1 => (10_200..10_240_u32).prop_map(Happening::Restart),
+        1 => (10_200..10_240_u32).prop_map(Happening::Found),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+fn asked_for(id: u128, account: u128, name: u8) -> RegisterInstance {
+    RegisterInstance {
+        instance_id: InstanceId::from_uuid(Uuid::from_u128(id)),
+        account_id: AccountId::from_uuid(Uuid::from_u128(account)),
+        slug: format!("name-{name}").parse().unwrap(),
+        plan: None,
+    }
+}
+
+/// Makes it all happen to an empty registry.
+async fn happen(store: TestStore, all: &[Happening]) -> Result<(), TestCaseError> {
+    let mut registry = Registry::open(store.clone(), Clock::manual(1_000).0, 10_200).await.unwrap();
+    // Whose each id, name and user id is: for good.
+    let mut given: BTreeMap<InstanceId, (AccountId, Slug, u32)> = BTreeMap::new();
+    let mut newest = 10_200;
+    for happening in all {
+        match happening {
+            Happening::Register(id, account, name) => {
+                let wanted = asked_for(*id, *account, *name);
+                let of_id = given.get(&wanted.instance_id).cloned();
+                let name_taken = given.values().any(|(_, slug, _)| *slug == wanted.slug);
+                match (registry.register(&wanted, &plan()).await, of_id) {
+                    (Ok(Registered { row, new: true }), None) => {
+                        prop_assert!(!name_taken, "{} was somebody's", wanted.slug);
+                        prop_assert!(row.uid > newest, "{} after {newest}: {given:?}", row.uid);
+                        newest = row.uid;
+                        given.insert(row.id, (row.account_id, row.slug, row.uid));
+                    }
+                    (Ok(Registered { row, new: false }), Some(of_id)) => {
+                        prop_assert_eq!((row.account_id, row.slug, row.uid), of_id);
+                    }
+                    (Err(Error::IdTaken), Some((account, slug, _))) => {
+                        prop_assert!((account, slug) != (wanted.account_id, wanted.slug));
+                    }
+                    (Err(Error::SlugTaken), None) => prop_assert!(name_taken),
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            Happening::Discard(id) => {
+                let id = InstanceId::from_uuid(Uuid::from_u128(*id));
+                if let Some((account, _, _)) = given.get(&id) {
+                    // A second time it is not there any more.
+                    let _ = registry.wish(id, *account, Wish::Discard).await;
+                    prop_assert_eq!(registry.get(id).await.unwrap().desired, Desired::Deleted);
+                }
+            }
+            Happening::Gone(id) => {
+                if let Ok(row) = registry.get(InstanceId::from_uuid(Uuid::from_u128(*id))).await
+                    && row.desired == Desired::Deleted
+                {
+                    let gone = Progress {
+                        phase: Some(Phase::Deleted),
+                        route: Some(RouteState::Deleted),
+                        observed_generation: Some(row.generation),
+                        ..Progress::default()
+                    };
+                    registry.record(&row, &gone).await.unwrap();
+                }
+            }
+            Happening::Restart(base) => {
+                registry = Registry::open(store.clone(), Clock::manual(1_000).0, *base).await.unwrap();
+            }
+            Happening::Found(uid) => {
+                registry.pass_over_uid(*uid).await.unwrap();
+                newest = newest.max(*uid);
+            }
+        }
+    }
+    for (id, of_id) in given {
+        let row = registry.get(id).await.unwrap();
+        prop_assert_eq!((row.account_id, row.slug, row.uid), of_id, "rows stay as they are, of the discarded too");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_id_no_name_and_no_user_id_is_ever_given_twice(all in happenings()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for store in store::testing::databases(&MIGRATOR).await {
+                happen(store, &all).await?;
+            }
+            Ok::<(), TestCaseError>(())
+        })?;
     }
 }

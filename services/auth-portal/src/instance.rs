@@ -20,6 +20,7 @@ use crate::{
     next::Next,
     page::{self, Layout},
     session::{Visit, away, see_other},
+    traffic::Traffic,
     view::View,
 };
 
@@ -32,9 +33,16 @@ struct LivePage {
     view: &'static str,
     say: String,
     part: String,
+    traffic: Option<Traffic>,
 }
 
-fn live_page(visit: &Visit, view: View, observed: &Observed, lead: String) -> Result<Response, Problem> {
+fn live_page(
+    visit: &Visit,
+    view: View,
+    observed: &Observed,
+    lead: String,
+    traffic: Option<Traffic>,
+) -> Result<Response, Problem> {
     let l = visit.layout();
     let live = view.render(observed, l.texts)?;
     if let Some(path) = live.go {
@@ -42,7 +50,7 @@ fn live_page(visit: &Visit, view: View, observed: &Observed, lead: String) -> Re
     }
     let title = l.texts.t(&format!("{}.title", view.name())).into();
     let l = l.refreshing(live.waiting);
-    page::page(StatusCode::OK, LivePage { l, title, lead, view: view.name(), say: live.say, part: live.html })
+    page::page(StatusCode::OK, LivePage { l, title, lead, view: view.name(), say: live.say, part: live.html, traffic })
 }
 
 /// `GET /progress`.
@@ -53,7 +61,7 @@ pub async fn progress(State(portal): State<Portal>, visit: Visit) -> Result<Resp
     };
     let observed = Observed::now(&portal, &person).await;
     let origin = portal.public().workspace_origin(person.slug.as_str());
-    live_page(&visit, View::Progress, &observed, visit.layout().texts.with("progress.lead", "address", origin))
+    live_page(&visit, View::Progress, &observed, visit.layout().texts.with("progress.lead", "address", origin), None)
 }
 
 /// `GET /applying`.
@@ -66,7 +74,7 @@ pub async fn applying(State(portal): State<Portal>, visit: Visit) -> Result<Resp
     if let Some(way) = not_there_yet(&observed) {
         return Ok(way);
     }
-    live_page(&visit, View::Applying, &observed, String::new())
+    live_page(&visit, View::Applying, &observed, String::new(), None)
 }
 
 /// `GET /instance`.
@@ -79,7 +87,8 @@ pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response
     if let Some(way) = not_there_yet(&observed) {
         return Ok(way);
     }
-    live_page(&visit, View::Instance, &observed, String::new())
+    let traffic = Traffic::of(&portal, person.instance_id, visit.layout().texts).await;
+    live_page(&visit, View::Instance, &observed, String::new(), traffic)
 }
 
 /// The way to the bring-up's page, while deploy-control has no such instance.

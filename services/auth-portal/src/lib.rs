@@ -26,6 +26,7 @@ mod slugs;
 mod sse;
 mod state;
 mod texts;
+mod traffic;
 mod view;
 mod well_known;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use contracts::{SlugError, deploy::Phase, provider::ProviderError};
+use contracts::{SlugError, deploy::Phase, egress::RefusalReason, provider::ProviderError};
 
 use super::*;
 
@@ -154,6 +154,9 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
     }
     // What the router says of an instance that it cannot hand a call to.
     keys.extend(["instance_unreachable", "instance_timeout", "instance_broken"].map(|code| format!("error.{code}")));
+    for reason in [RefusalReason::Denied, RefusalReason::NotListed, RefusalReason::Address, RefusalReason::Number] {
+        keys.push(format!("egress_reason.{}", reason.as_str()));
+    }
     for key in keys {
         assert!(t.get(&key).is_some(), "{key}");
     }
@@ -235,6 +238,20 @@ fn every_code_that_a_service_refuses_with_has_its_words() {
         for code in codes {
             assert!(texts.contains(&format!("error.{code}")), "there is no text for {code}");
         }
+    }
+}
+
+#[test]
+fn whatever_the_way_out_refuses_has_its_words() {
+    let mut codes = BTreeSet::new();
+    for (_, text) in code_of("router-proxy/src/egress") {
+        codes.extend(codes_in(&text).filter(|code| code.starts_with("egress_")).map(str::to_owned));
+    }
+    // The reason of this one is the rule's.
+    assert!(codes.remove("egress_refused") && codes.contains("egress_too_many"), "{codes:?}");
+    let texts = all_keys(Locale::ZhCn);
+    for code in codes {
+        assert!(texts.contains(&format!("egress_reason.{code}")), "there is no text for {code}");
     }
 }
 

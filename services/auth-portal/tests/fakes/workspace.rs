@@ -5,10 +5,11 @@ use axum::{
     body::Bytes,
     extract::{Path, State},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use contracts::{
     InstanceId,
+    egress::EgressUsage,
     instance::HandOffCode,
     provider::{ProviderTest, TestOutcome},
 };
@@ -23,6 +24,12 @@ pub struct Inner {
     pub away: bool,
     /// What a test finds.
     pub finds: Option<ProviderTest>,
+    /// What the router counts of the one instance there is.
+    pub usage: Option<EgressUsage>,
+    /// Whose numbers were asked for.
+    pub asked: Vec<InstanceId>,
+    /// Numbers are asked for and never told.
+    pub silent: bool,
     /// What came: instance, path, body.
     pub calls: Vec<(InstanceId, String, Value)>,
 }
@@ -34,7 +41,10 @@ pub struct Workspace {
 
 impl Workspace {
     pub fn router(&self) -> Router {
-        Router::new().route("/instances/{id}/{*path}", post(call)).with_state(self.clone())
+        Router::new()
+            .route("/instances/{id}/{*path}", post(call))
+            .route("/egress/{id}", get(usage))
+            .with_state(self.clone())
     }
 
     pub fn finds(&self, outcome: TestOutcome, said: Option<&str>) {
@@ -61,6 +71,25 @@ async fn call(
         "api/auth/login" => Json(HandOffCode { code: "one-time-code".into() }).into_response(),
         "api/auth/logout" => StatusCode::NO_CONTENT.into_response(),
         "api/provider/test" => Json(inner.finds.clone().unwrap()).into_response(),
+        _ => problem(404, "not_found", None),
+    }
+}
+
+async fn usage(State(workspace): State<Workspace>, Path(id): Path<InstanceId>, headers: HeaderMap) -> Response {
+    if !shows(&headers, ROUTER_TOKEN) {
+        return problem(401, "service_token_required", None);
+    }
+    let (away, silent, usage) = {
+        let mut inner = workspace.inner.lock();
+        inner.asked.push(id);
+        (inner.away, inner.silent, inner.usage.clone())
+    };
+    if silent {
+        std::future::pending::<()>().await;
+    }
+    match usage {
+        _ if away => problem(503, "unavailable", None),
+        Some(usage) if usage.instance_id == id => Json(usage).into_response(),
         _ => problem(404, "not_found", None),
     }
 }

@@ -10,6 +10,7 @@ mod open;
 mod operator;
 mod own_account;
 mod provider;
+mod traffic;
 mod workspace;
 
 /// A password that passes what the portal itself checks.

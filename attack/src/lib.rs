@@ -158,6 +158,49 @@ pub enum Behaviour {
     HangsUp,
 }
 
+/// How a container takes all that it can, for how long.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rage {
+    /// Of what.
+    pub fury: Fury,
+    /// For so many seconds.
+    pub seconds: u64,
+}
+
+/// What a container can take all of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fury {
+    /// Processes that make processes.
+    Fork,
+    /// So many bytes of memory, again and again.
+    Memory(u64),
+    /// The processor, with so many threads.
+    Spin(usize),
+    /// The log.
+    Log,
+    /// Connections to the outside.
+    Connections {
+        /// Its egress door.
+        door: PathBuf,
+        /// `host:port`.
+        target: String,
+        /// What is said there; the answer is never read.
+        say: String,
+    },
+    /// Its own door, behind which it behaves so.
+    Door(Behaviour),
+}
+
+/// What came of a [`Rage`]; the last line that the container says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raged {
+    /// How often it got what it wanted.
+    pub done: u64,
+    /// How often there was no more to be had.
+    pub refused: u64,
+}
+
 /// The line that says that whatever was asked for is in place.
 pub const READY: &str = "ready";
 

@@ -6,6 +6,7 @@ mod folders;
 mod limits;
 mod network;
 mod privileges;
+mod rage;
 mod serve;
 mod verdict;
 mod world;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Some("lay") => read(given).and_then(|plan: Plan| prepare(&plan.prepare)),
         Some("flood") => read(given).and_then(limits::flood),
         Some("eat") => read(given).map(limits::eat),
+        Some("rage") => read(given).and_then(|rage| rage::be(&rage)),
+        Some("breed") => read(given).map(rage::be_bred),
         Some("call") => calls::all(),
         Some("who") => {
             println!("{}", rustix::process::geteuid().as_raw());

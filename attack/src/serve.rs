@@ -21,11 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Puts it in place, says so, and is it until the end.
 pub fn be(behaviour: &Behaviour) -> Result<(), String> {
-    let folder = Path::new(crate::folders::IN);
-    put(folder, behaviour).map_err(|error| format!("http.sock as {behaviour:?}: {error}"))?;
+    begin(behaviour)?;
     println!("{READY}");
     std::thread::sleep(crate::WAIT);
     Ok(())
+}
+
+/// Puts it in place, and is it as long as this process lives.
+pub fn begin(behaviour: &Behaviour) -> Result<(), String> {
+    put(Path::new(crate::folders::IN), behaviour).map_err(|error| format!("http.sock as {behaviour:?}: {error}"))
 }
 
 /// Puts it in place in this folder, instead of whatever was there.

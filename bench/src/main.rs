@@ -15,6 +15,8 @@ enum Command {
     Spawn(bench::spawn::Options),
     /// Connections through a workspace's door out, beside straight ones.
     Egress(bench::egress::Options),
+    /// Instances without a network, beside the same on a bridge network of their own, while there are more and more.
+    Isolation(bench::isolation::Options),
 }
 
 #[tokio::main]
@@ -22,5 +24,6 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Spawn(options) => bench::spawn::run(&options).await,
         Command::Egress(options) => bench::egress::run(&options).await,
+        Command::Isolation(options) => bench::isolation::run(&options).await,
     }
 }

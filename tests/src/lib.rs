@@ -6,6 +6,7 @@
 pub mod browser;
 pub mod canary;
 pub mod engine;
+pub mod house;
 pub mod own_engine;
 pub mod packages;
 pub mod pages;
@@ -15,6 +16,7 @@ pub mod provider;
 pub mod python;
 pub mod stack;
 pub mod steps;
+pub mod streams;
 pub mod wait;
 pub mod web;
 pub mod workspace;

@@ -38,6 +38,14 @@ impl OwnEngine {
     /// # Errors
     /// When one of them is missing or does not start.
     pub async fn start(name: &str) -> anyhow::Result<Self> {
+        Self::start_with(name, &serde_json::json!({})).await
+    }
+
+    /// As [`OwnEngine::start`], with more settings, as `daemon.json` has them.
+    ///
+    /// # Errors
+    /// As [`OwnEngine::start`].
+    pub async fn start_with(name: &str, settings: &serde_json::Value) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("beaver-engine-").tempdir()?;
         let at = |file: &str| dir.path().join(file);
         let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status().await;
@@ -48,7 +56,9 @@ impl OwnEngine {
         .await?;
         // What fits the host's engine fits this one: some file systems know only one storage driver.
         let driver = crate::engine::connect().await?.info().await?.driver.unwrap_or_else(|| "vfs".into());
-        fs::write(at("daemon.json"), serde_json::json!({ "storage-driver": driver }).to_string())?;
+        let mut daemon = settings.clone();
+        daemon["storage-driver"] = driver.into();
+        fs::write(at("daemon.json"), daemon.to_string())?;
         fs::write(at("containerd.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
         let log = fs::File::create(at("containerd.log"))?;
         let containerd = Command::new("containerd")

@@ -180,7 +180,9 @@ async fn of_an_instance_that_was_discarded_nothing_is_kept() {
         let path = house.run(n).join("out/egress.sock");
         until("its door is open", async || path.exists()).await;
         let mut door = UnixStream::connect(path).await.unwrap();
-        door.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: 127.0.0.1:1\r\nconnection: close\r\n\r\n").await.unwrap();
+        door.write_all(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: 127.0.0.1:1\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         assert!(read_all(&mut door).await.starts_with("HTTP/1.1 403"));
     }
     let usage = contracts::egress::usage_path(id(2));

@@ -161,6 +161,15 @@ impl FakeProvider {
         self.http.post(format!("{}/release/{pieces}", self.control)).send().await?.error_for_status()?;
         Ok(())
     }
+
+    /// Ends what goes on and on, to its good end.
+    ///
+    /// # Errors
+    /// When the provider does not answer.
+    pub async fn finish(&self) -> anyhow::Result<()> {
+        self.http.post(format!("{}/finish", self.control)).send().await?.error_for_status()?;
+        Ok(())
+    }
 }
 
 fn client() -> anyhow::Result<reqwest::Client> {
@@ -228,6 +237,21 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_and_on_ends_when_it_is_told() {
+        let provider = FakeProvider::here().await.unwrap();
+        let key = format!("{GOOD_KEY}1");
+        assert_eq!(chat(&provider, &key, STEADY, "on", false).send().await.unwrap().status(), 400);
+        let mut answer = chat(&provider, &key, STEADY, "on", true).send().await.unwrap();
+        let mut text = String::new();
+        while !text.contains(&steady_piece("on", 3)) {
+            text.push_str(std::str::from_utf8(&answer.chunk().await.unwrap().unwrap()).unwrap());
+        }
+        provider.finish().await.unwrap();
+        text.push_str(&answer.text().await.unwrap());
+        assert!(text.contains("0:on;") && text.contains("1:on;") && text.ends_with("data: [DONE]\n\n"), "{text}");
     }
 
     #[tokio::test]

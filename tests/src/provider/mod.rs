@@ -8,6 +8,7 @@
 //! | a key that does not begin with [`GOOD_KEY`] | 401 `invalid_api_key` |
 //! | model [`CHAT`] | [`reply_to`] what the person said last |
 //! | model [`GATED`] | the same, each piece held until [`FakeProvider::release`] lets it go |
+//! | model [`STEADY`] | a [`steady_piece`] every [`BEAT`], without an end until [`FakeProvider::finish`] |
 //! | model [`CUT`] | the same, but the connection ends after two pieces, without an end of the stream |
 //! | any other model | 404 `model_not_found` |
 //!
@@ -19,6 +20,8 @@ mod server;
 pub use handle::FakeProvider;
 pub use server::{State, serve};
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What every key that is taken begins with.
@@ -27,10 +30,19 @@ pub const GOOD_KEY: &str = "sk-fake-good-";
 pub const CHAT: &str = "fake-chat";
 /// Answers piece by piece, as it is let.
 pub const GATED: &str = "fake-gated";
+/// Goes on and on, as it is let.
+pub const STEADY: &str = "fake-steady";
+/// How often [`STEADY`] says something.
+pub const BEAT: Duration = Duration::from_millis(50);
 /// Is cut off in the middle.
 pub const CUT: &str = "fake-cut";
 /// The models it lists.
-pub const MODELS: [&str; 3] = [CHAT, GATED, CUT];
+pub const MODELS: [&str; 4] = [CHAT, CUT, GATED, STEADY];
+
+/// The n-th piece of what [`STEADY`] says to `said`: each has all of it in it, and is no other's.
+pub fn steady_piece(said: &str, n: usize) -> String {
+    format!("{n}:{said};")
+}
 
 /// The pieces of the answer to `said`. Their first is known beforehand; Chinese and markup are in it, since both must
 /// arrive as they are.

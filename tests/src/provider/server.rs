@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -20,7 +20,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::{CHAT, CUT, Ended, GATED, GOOD_KEY, MODELS, Record, Recorded, reply_pieces};
+use super::{BEAT, CHAT, CUT, Ended, GATED, GOOD_KEY, MODELS, Record, Recorded, STEADY, reply_pieces, steady_piece};
 
 /// What the API's and the control's listener share.
 #[derive(Clone)]
@@ -30,11 +30,18 @@ struct Inner {
     requests: Mutex<Vec<Recorded>>,
     gate: Semaphore,
     waiting: AtomicUsize,
+    /// How often what goes on and on was ended.
+    finished: AtomicU64,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self(Arc::new(Inner { requests: Mutex::default(), gate: Semaphore::new(0), waiting: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            requests: Mutex::default(),
+            gate: Semaphore::new(0),
+            waiting: AtomicUsize::new(0),
+            finished: AtomicU64::new(0),
+        }))
     }
 }
 
@@ -50,6 +57,13 @@ impl State {
         if requests[index].ended == Ended::Open {
             requests[index].ended = ended;
         }
+    }
+
+    /// The pieces of what goes on and on, until it is ended.
+    fn steadily(&self, said: String) -> impl Iterator<Item = String> + Send + use<> {
+        let (state, at_first) = (self.clone(), self.0.finished.load(Ordering::SeqCst));
+        let goes_on = move || state.0.finished.load(Ordering::SeqCst) == at_first;
+        (0..).map_while(move |n| goes_on().then(|| steady_piece(&said, n)))
     }
 
     async fn pass_gate(&self) {
@@ -80,8 +94,9 @@ impl Drop for Waiting<'_> {
 struct Answer {
     state: State,
     index: usize,
-    pieces: std::vec::IntoIter<String>,
+    pieces: Box<dyn Iterator<Item = String> + Send>,
     gated: bool,
+    steady: bool,
     cut: bool,
     over: bool,
 }
@@ -118,6 +133,13 @@ fn control_router(state: State) -> Router {
             "/release/{pieces}",
             post(async |Shared(state): Shared<State>, Path(pieces): Path<usize>| {
                 state.0.gate.add_permits(pieces);
+                StatusCode::NO_CONTENT
+            }),
+        )
+        .route(
+            "/finish",
+            post(async |Shared(state): Shared<State>| {
+                state.0.finished.fetch_add(1, Ordering::SeqCst);
                 StatusCode::NO_CONTENT
             }),
         )
@@ -163,9 +185,14 @@ async fn api(Shared(state): Shared<State>, request: Request) -> Response {
             Json(json!({"object": "list", "data": data})).into_response()
         }
         Decision::Chat => {
+            let said = last_said(&body).unwrap_or_default();
             let answer = Answer {
-                pieces: reply_pieces(last_said(&body).unwrap_or_default()).into_iter(),
+                pieces: match model == STEADY {
+                    true => Box::new(state.steadily(said.to_owned())),
+                    false => Box::new(reply_pieces(said).into_iter()),
+                },
                 gated: model == GATED,
+                steady: model == STEADY,
                 cut: model == CUT,
                 over: false,
                 state,
@@ -201,7 +228,12 @@ fn decide(method: &str, path: &str, headers: &HeaderMap, body: &Value) -> Decisi
     match (method, path) {
         ("GET", "/v1/models") => Decision::Models,
         ("POST", "/v1/chat/completions") => match body["model"].as_str() {
-            Some(CHAT | GATED | CUT) => Decision::Chat,
+            // Whole, it would never be given.
+            Some(STEADY) if body["stream"] != json!(true) => Decision::Refuse(
+                StatusCode::BAD_REQUEST,
+                error("invalid_request_error", "unsupported_value", format!("The model `{STEADY}` only streams.")),
+            ),
+            Some(CHAT | GATED | STEADY | CUT) => Decision::Chat,
             model => Decision::Refuse(
                 StatusCode::NOT_FOUND,
                 error(
@@ -264,6 +296,9 @@ fn streamed(answer: Answer, model: String, usage: bool) -> Response {
                 tokio::task::yield_now().await;
                 // An error ends the connection without the last chunk: what a crashed provider looks like.
                 return Some((Err(io::Error::other("cut")), (answer, sent)));
+            }
+            if answer.steady && sent > 0 {
+                tokio::time::sleep(BEAT).await;
             }
             let text = match answer.pieces.next() {
                 Some(piece) => {

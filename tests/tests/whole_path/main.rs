@@ -9,6 +9,7 @@ mod faults;
 mod journey;
 mod leaks;
 mod looks;
+mod neighbours;
 mod operating;
 mod postgres;
 mod process;

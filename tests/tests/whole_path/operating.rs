@@ -182,7 +182,7 @@ fn replaced<'a>(before: &'a BTreeMap<String, String>, now: &BTreeMap<String, Str
 }
 
 /// Gives an image's name to another one, which differs by a label.
-async fn exchange(docker: &Docker, prefix: &str, service: &str) -> anyhow::Result<()> {
+pub async fn exchange(docker: &Docker, prefix: &str, service: &str) -> anyhow::Result<()> {
     let (image, name) = (format!("{prefix}/{service}:latest"), format!("{prefix}-exchange"));
     let named = CreateContainerOptionsBuilder::new().name(&name).build();
     let body = ContainerCreateBody { image: Some(image), ..ContainerCreateBody::default() };

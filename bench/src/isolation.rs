@@ -1,0 +1,317 @@
+//! What it costs that a tenant has no network: the time from nothing to the first answer of an instance without one, beside
+//! the same instance on a bridge network of its own, at the first, at the hundredth and at the four-hundredth.
+//!
+//! Both kinds are the real instance with the same folders, and both are asked through their socket: that a bridged one would
+//! have to be reached over its network, by a router that is attached to all of them, is left out in its favour. An engine
+//! of its own is used, since the usual one has addresses for some thirty networks.
+
+use std::{
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use beaver_tests::{own_engine::OwnEngine, paths};
+use bollard::{
+    Docker,
+    models::{ContainerCreateBody, HostConfig, Mount, MountType, NetworkCreateRequest},
+    query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder, RemoveContainerOptionsBuilder},
+};
+use clap::Args;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::Command,
+    time::{Instant, sleep},
+};
+
+use crate::stats::Summary;
+
+/// How often an instance is asked whether it is there: finer than what is measured.
+const POLL: Duration = Duration::from_millis(2);
+/// After this, something is wrong.
+const LIMIT: Duration = Duration::from_secs(120);
+const ENGINE: &str = "bench-isolation";
+const IMAGE: &str = "bench-isolation:latest";
+/// The first instance's user id is the one after.
+const UIDS: u32 = 50_000;
+/// Memory of each, in bytes.
+const MEMORY: i64 = 64 << 20;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// How many instances there are where it is measured, in order.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 400])]
+    at: Vec<usize>,
+    /// Measurements at each, one at a time; the first of them makes the instance of that number.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Instances made at once in between, where nothing is measured.
+    #[arg(long, default_value_t = 6)]
+    at_once: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sockets,
+    Bridge,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sockets => "sockets",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// Measures, and prints the figures.
+///
+/// # Errors
+/// When the engine does not start, or an instance does not.
+pub async fn run(options: &Options) -> anyhow::Result<()> {
+    ensure!(options.at.is_sorted() && options.at.first().is_some_and(|at| *at > 0), "--at is not in order");
+    let program = build().await?;
+    let data = tempfile::Builder::new().prefix("beaver-bench-").tempdir()?;
+    // Whoever runs an instance must be able to pass through.
+    std::fs::set_permissions(data.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let pools = json!({ "default-address-pools": [{ "base": "10.128.0.0/9", "size": 28 }] });
+    let engine = OwnEngine::start_with(ENGINE, &pools).await?;
+    let docker = engine.connect().await?;
+    let version = docker.version().await?.version.unwrap_or_default();
+    import(&docker, &program).await?;
+    let mut figures = json!({ "bench": "isolation", "engine_version": version });
+    let mut medians = Vec::new();
+    for kind in [Kind::Sockets, Kind::Bridge] {
+        let field = Field { docker: &docker, data: &data, kind };
+        let measured = field.measure(options).await;
+        let removed = field.remove_all(options).await;
+        let measured = measured?;
+        removed?;
+        let mut of_kind = Vec::new();
+        for (at, (took, load)) in options.at.iter().zip(measured) {
+            let summary = Summary::of(&took)?;
+            println!("{} at {at}: {summary:?}, load {load}", kind.name());
+            of_kind.push(summary.median_ms);
+            let mut told = json!(summary);
+            told["load"] = json!(load);
+            figures[format!("{}_{at}", kind.name())] = told;
+        }
+        medians.push(of_kind);
+    }
+    if let [sockets, bridge] = medians.as_slice() {
+        for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {
+            figures[format!("ratio_{at}")] = ratio(*sockets, *bridge);
+        }
+        for (name, of_kind) in [("sockets", sockets), ("bridge", bridge)] {
+            if let (Some(first), Some(last), Some(at)) = (of_kind.first(), of_kind.last(), options.at.last()) {
+                figures[format!("{name}_{at}_to_{}", options.at[0])] = ratio(*last, *first);
+            }
+        }
+    }
+    drop(engine);
+    println!("{figures}");
+    Ok(())
+}
+
+fn ratio(one: f64, other: f64) -> Value {
+    json!((one / other * 1000.0).round() / 1000.0)
+}
+
+/// The instance, built as it is for its image.
+async fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut command = Command::new(cargo);
+    // With `beaver`, for the reason that `up` builds it: so nothing is built twice.
+    command.args(["build", "--release", "--package", "beaver", "--package", "app-instance"]);
+    let output = command.current_dir(paths::root()).stdin(Stdio::null()).output().await.context("running cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(paths::binaries("release").join("app-instance"))
+}
+
+/// An image of nothing but the program.
+async fn import(docker: &Docker, program: &Path) -> anyhow::Result<()> {
+    let content = std::fs::read(program).with_context(|| format!("reading {}", program.display()))?;
+    let mut archive = tar::Builder::new(Vec::with_capacity(content.len() + 4096));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, "app-instance", content.as_slice())?;
+    let (name, tag) = IMAGE.split_once(':').context("a tag")?;
+    let options = CreateImageOptionsBuilder::new().from_src("-").repo(name).tag(tag).build();
+    let body = bollard::body_full(archive.into_inner()?.into());
+    docker.create_image(Some(options), Some(body), None).try_collect::<Vec<_>>().await.context("importing the image")?;
+    Ok(())
+}
+
+/// Instances of one kind.
+struct Field<'a> {
+    docker: &'a Docker,
+    data: &'a TempDir,
+    kind: Kind,
+}
+
+impl Field<'_> {
+    fn name(&self, n: usize) -> String {
+        format!("{}-{n}", self.kind.name())
+    }
+
+    /// At each number of instances: how long each of the rounds took, and how busy the machine was.
+    async fn measure(&self, options: &Options) -> anyhow::Result<Vec<(Vec<Duration>, String)>> {
+        let mut measured = Vec::new();
+        // One that is not counted warms up: the image's layers, the engine's own first calls.
+        self.make(0).await?;
+        self.remove(0).await?;
+        let mut there = 0;
+        for at in &options.at {
+            let between: Vec<usize> = (there + 1..*at).collect();
+            stream::iter(between.into_iter().map(|n| self.make(n)))
+                .buffer_unordered(options.at_once)
+                .try_collect::<Vec<_>>()
+                .await?;
+            let mut took = Vec::new();
+            for round in 0..options.rounds {
+                took.push(self.make(*at).await?);
+                if round + 1 < options.rounds {
+                    self.remove(*at).await?;
+                }
+            }
+            there = *at;
+            let load = std::fs::read_to_string("/proc/loadavg")?;
+            measured.push((took, load.split(' ').next().unwrap_or_default().to_owned()));
+        }
+        Ok(measured)
+    }
+
+    /// Makes the n-th, and waits for its first answer; how long that takes.
+    async fn make(&self, n: usize) -> anyhow::Result<Duration> {
+        let name = self.name(n);
+        let folder = self.folders(n)?;
+        let begun = Instant::now();
+        let network_mode = match self.kind {
+            Kind::Sockets => "none".to_owned(),
+            Kind::Bridge => {
+                let request = NetworkCreateRequest { name: name.clone(), ..NetworkCreateRequest::default() };
+                self.docker.create_network(request).await.with_context(|| format!("the network of {name}"))?;
+                name.clone()
+            }
+        };
+        let named = CreateContainerOptionsBuilder::new().name(&name).build();
+        let body = body(&folder, UIDS + n as u32, network_mode);
+        self.docker.create_container(Some(named), body).await.with_context(|| format!("creating {name}"))?;
+        self.docker.start_container(&name, None).await.with_context(|| format!("starting {name}"))?;
+        let socket = folder.join("in/http.sock");
+        while !answers(&socket).await {
+            ensure!(begun.elapsed() < LIMIT, "{name} does not answer");
+            sleep(POLL).await;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Its folders, as deploy-control makes them before anything else.
+    fn folders(&self, n: usize) -> anyhow::Result<PathBuf> {
+        let folder = self.data.path().join(self.name(n));
+        // Left by one that was removed.
+        let _ = std::fs::remove_dir_all(&folder);
+        let uid = Some(UIDS + n as u32);
+        for part in ["in", "out", "data", "config"] {
+            let part = folder.join(part);
+            std::fs::create_dir_all(&part)?;
+            chown(&part, uid, uid)?;
+        }
+        let config = json!({
+            "generation": 0,
+            "instance_id": format!("i-{n:032x}"),
+            "slug": format!("bench-{n}"),
+            "owner": format!("a-{n:032x}"),
+            "origin": format!("http://bench-{n}.localhost:8088"),
+            "issuer": "http://beaver-authz-service:19090",
+            "portal": "http://localhost:3081",
+        });
+        let path = folder.join("config/config.json");
+        std::fs::write(&path, config.to_string())?;
+        chown(&path, uid, uid)?;
+        Ok(folder)
+    }
+
+    async fn remove(&self, n: usize) -> anyhow::Result<()> {
+        let (name, gone) = (self.name(n), |error: &bollard::errors::Error| {
+            matches!(error, bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })
+        });
+        let force = RemoveContainerOptionsBuilder::new().force(true).build();
+        match self.docker.remove_container(&name, Some(force)).await {
+            Err(error) if !gone(&error) => return Err(error).with_context(|| format!("removing {name}")),
+            _ => {}
+        }
+        if self.kind == Kind::Bridge {
+            match self.docker.remove_network(&name).await {
+                Err(error) if !gone(&error) => return Err(error).with_context(|| format!("removing network {name}")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_all(&self, options: &Options) -> anyhow::Result<()> {
+        let most = options.at.last().copied().unwrap_or_default();
+        let all = stream::iter((0..=most).map(|n| self.remove(n)));
+        all.buffer_unordered(options.at_once).try_collect::<Vec<_>>().await?;
+        Ok(())
+    }
+}
+
+/// The container, but for its network as instances have it.
+fn body(folder: &Path, uid: u32, network_mode: String) -> ContainerCreateBody {
+    let mount = |part: &str, target: &str, read_only| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(folder.join(part).display().to_string()),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        ..Mount::default()
+    };
+    let env = ["DATA_DIR=/data", "CONFIG_DIR=/config", "IN_DIR=/run/beaver/in", "OUT_DIR=/run/beaver/out"];
+    ContainerCreateBody {
+        image: Some(IMAGE.into()),
+        cmd: Some(vec!["/app-instance".into()]),
+        user: Some(format!("{uid}:{uid}")),
+        env: Some(env.map(|setting| format!("INSTANCE_{setting}")).to_vec()),
+        stop_timeout: Some(0),
+        host_config: Some(HostConfig {
+            network_mode: Some(network_mode),
+            mounts: Some(vec![
+                mount("in", "/run/beaver/in", false),
+                mount("out", "/run/beaver/out", true),
+                mount("data", "/data", false),
+                mount("config", "/config", true),
+            ]),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges:true".into()]),
+            init: Some(true),
+            memory: Some(MEMORY),
+            memory_swap: Some(MEMORY),
+            pids_limit: Some(64),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// Whether it answers that it is alive.
+async fn answers(socket: &Path) -> bool {
+    let asked = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: instance.internal\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    asked.await.unwrap_or(false)
+}

@@ -2,8 +2,8 @@
 //! the same instance on a bridge network of its own, at the first, at the hundredth and at the four-hundredth.
 //!
 //! Both kinds are the real instance with the same folders, and both are asked through their socket: that a bridged one would
-//! have to be reached over its network, by a router that is attached to all of them, is left out in its favour. An engine
-//! of its own is used, since the usual one has addresses for some thirty networks.
+//! have to be reached over its network, by a router that is attached to all of them, is left out in its favour. Engines of
+//! its own are used, since the usual one has addresses for some thirty networks.
 
 use std::{
     os::unix::fs::chown,
@@ -36,7 +36,6 @@ use crate::stats::Summary;
 const POLL: Duration = Duration::from_millis(2);
 /// After this, something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
-const ENGINE: &str = "bench-isolation";
 const IMAGE: &str = "bench-isolation:latest";
 /// The first instance's user id is the one after.
 const UIDS: u32 = 50_000;
@@ -75,7 +74,7 @@ impl Kind {
 /// Measures, and prints the figures.
 ///
 /// # Errors
-/// When the engine does not start, or an instance does not.
+/// When an engine does not start, or an instance does not.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.at.is_sorted() && options.at.first().is_some_and(|at| *at > 0), "--at is not in order");
     let program = build().await?;
@@ -83,42 +82,91 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     // Whoever runs an instance must be able to pass through.
     std::fs::set_permissions(data.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let pools = json!({ "default-address-pools": [{ "base": "10.128.0.0/9", "size": 28 }] });
-    let engine = OwnEngine::start_with(ENGINE, &pools).await?;
-    let docker = engine.connect().await?;
-    let version = docker.version().await?.version.unwrap_or_default();
-    import(&docker, &program).await?;
-    let mut figures = json!({ "bench": "isolation", "engine_version": version });
-    let mut medians = Vec::new();
+    // An engine each: what the networks of the one kind cost their engine shall not be the other's.
+    let (mut engines, mut fields) = (Vec::new(), Vec::new());
     for kind in [Kind::Sockets, Kind::Bridge] {
-        let field = Field { docker: &docker, data: &data, kind };
-        let measured = field.measure(options).await;
-        let removed = field.remove_all(options).await;
-        let measured = measured?;
-        removed?;
-        let mut of_kind = Vec::new();
-        for (at, (took, load)) in options.at.iter().zip(measured) {
-            let summary = Summary::of(&took)?;
-            println!("{} at {at}: {summary:?}, load {load}", kind.name());
-            of_kind.push(summary.median_ms);
-            let mut told = json!(summary);
-            told["load"] = json!(load);
-            figures[format!("{}_{at}", kind.name())] = told;
-        }
-        medians.push(of_kind);
+        let engine = OwnEngine::start_with(&format!("bench-{}", kind.name()), &pools).await?;
+        let docker = engine.connect().await?;
+        import(&docker, &program).await?;
+        fields.push(Field { docker, data: &data, kind });
+        engines.push(engine);
     }
-    if let [sockets, bridge] = medians.as_slice() {
-        for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {
-            figures[format!("ratio_{at}")] = ratio(*sockets, *bridge);
-        }
-        for (name, of_kind) in [("sockets", sockets), ("bridge", bridge)] {
-            if let (Some(first), Some(last), Some(at)) = (of_kind.first(), of_kind.last(), options.at.last()) {
-                figures[format!("{name}_{at}_to_{}", options.at[0])] = ratio(*last, *first);
-            }
-        }
+    let [sockets, bridge] = fields.as_slice() else { anyhow::bail!("two") };
+    let measured = tokio::select! {
+        measured = measure([sockets, bridge], options) => measured,
+        // What was made goes all the same.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    for field in [sockets, bridge] {
+        field.remove_all(options).await?;
     }
-    drop(engine);
+    let mut figures = figures(options, &measured?)?;
+    figures["engine_version"] = json!(sockets.docker.version().await?.version);
+    drop(engines);
     println!("{figures}");
     Ok(())
+}
+
+/// What was measured at one number of instances: of each kind, and how busy the machine was.
+struct Measured {
+    took: [Vec<Duration>; 2],
+    load: String,
+}
+
+/// At each number of instances, both kinds in turns.
+async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<Vec<Measured>> {
+    for field in fields {
+        // One that is not counted warms up: the image's layers, the engine's own first calls.
+        field.make(0).await?;
+        field.remove(0).await?;
+    }
+    let (mut measured, mut there) = (Vec::new(), 0);
+    for at in &options.at {
+        for field in fields {
+            stream::iter((there + 1..*at).map(|n| field.make(n)))
+                .buffer_unordered(options.at_once)
+                .try_collect::<Vec<_>>()
+                .await?;
+        }
+        let mut took = [Vec::new(), Vec::new()];
+        for round in 0..options.rounds {
+            // Whoever goes first changes from round to round.
+            for n in [round % 2, 1 - round % 2] {
+                took[n].push(fields[n].make(*at).await?);
+                if round + 1 < options.rounds {
+                    fields[n].remove(*at).await?;
+                }
+            }
+        }
+        there = *at;
+        let load = std::fs::read_to_string("/proc/loadavg")?;
+        measured.push(Measured { took, load: load.split(' ').next().unwrap_or_default().to_owned() });
+    }
+    Ok(measured)
+}
+
+fn figures(options: &Options, measured: &[Measured]) -> anyhow::Result<Value> {
+    let mut figures = json!({ "bench": "isolation" });
+    let mut medians: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    for (at, Measured { took, load }) in options.at.iter().zip(measured) {
+        for ((kind, took), medians) in [Kind::Sockets, Kind::Bridge].iter().zip(took).zip(&mut medians) {
+            let summary = Summary::of(took)?;
+            println!("{} at {at}: {summary:?}", kind.name());
+            medians.push(summary.median_ms);
+            figures[format!("{}_{at}", kind.name())] = json!(summary);
+        }
+        figures[format!("load_{at}")] = json!(load);
+    }
+    let [sockets, bridge] = &medians;
+    for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {
+        figures[format!("ratio_{at}")] = ratio(*sockets, *bridge);
+    }
+    for (name, of_kind) in [("sockets", sockets), ("bridge", bridge)] {
+        if let (Some(first), Some(last), Some(at)) = (of_kind.first(), of_kind.last(), options.at.last()) {
+            figures[format!("{name}_{at}_to_{}", options.at[0])] = ratio(*last, *first);
+        }
+    }
+    Ok(figures)
 }
 
 fn ratio(one: f64, other: f64) -> Value {
@@ -147,13 +195,17 @@ async fn import(docker: &Docker, program: &Path) -> anyhow::Result<()> {
     let (name, tag) = IMAGE.split_once(':').context("a tag")?;
     let options = CreateImageOptionsBuilder::new().from_src("-").repo(name).tag(tag).build();
     let body = bollard::body_full(archive.into_inner()?.into());
-    docker.create_image(Some(options), Some(body), None).try_collect::<Vec<_>>().await.context("importing the image")?;
+    docker
+        .create_image(Some(options), Some(body), None)
+        .try_collect::<Vec<_>>()
+        .await
+        .context("importing the image")?;
     Ok(())
 }
 
 /// Instances of one kind.
 struct Field<'a> {
-    docker: &'a Docker,
+    docker: Docker,
     data: &'a TempDir,
     kind: Kind,
 }
@@ -161,33 +213,6 @@ struct Field<'a> {
 impl Field<'_> {
     fn name(&self, n: usize) -> String {
         format!("{}-{n}", self.kind.name())
-    }
-
-    /// At each number of instances: how long each of the rounds took, and how busy the machine was.
-    async fn measure(&self, options: &Options) -> anyhow::Result<Vec<(Vec<Duration>, String)>> {
-        let mut measured = Vec::new();
-        // One that is not counted warms up: the image's layers, the engine's own first calls.
-        self.make(0).await?;
-        self.remove(0).await?;
-        let mut there = 0;
-        for at in &options.at {
-            let between: Vec<usize> = (there + 1..*at).collect();
-            stream::iter(between.into_iter().map(|n| self.make(n)))
-                .buffer_unordered(options.at_once)
-                .try_collect::<Vec<_>>()
-                .await?;
-            let mut took = Vec::new();
-            for round in 0..options.rounds {
-                took.push(self.make(*at).await?);
-                if round + 1 < options.rounds {
-                    self.remove(*at).await?;
-                }
-            }
-            there = *at;
-            let load = std::fs::read_to_string("/proc/loadavg")?;
-            measured.push((took, load.split(' ').next().unwrap_or_default().to_owned()));
-        }
-        Ok(measured)
     }
 
     /// Makes the n-th, and waits for its first answer; how long that takes.
@@ -276,12 +301,18 @@ fn body(folder: &Path, uid: u32, network_mode: String) -> ContainerCreateBody {
         read_only: Some(read_only),
         ..Mount::default()
     };
-    let env = ["DATA_DIR=/data", "CONFIG_DIR=/config", "IN_DIR=/run/beaver/in", "OUT_DIR=/run/beaver/out"];
+    let env = [
+        "INSTANCE_DATA_DIR=/data",
+        "INSTANCE_CONFIG_DIR=/config",
+        "INSTANCE_IN_DIR=/run/beaver/in",
+        "INSTANCE_OUT_DIR=/run/beaver/out",
+        "SQLITE_TMPDIR=/data",
+    ];
     ContainerCreateBody {
         image: Some(IMAGE.into()),
         cmd: Some(vec!["/app-instance".into()]),
         user: Some(format!("{uid}:{uid}")),
-        env: Some(env.map(|setting| format!("INSTANCE_{setting}")).to_vec()),
+        env: Some(env.map(str::to_owned).to_vec()),
         stop_timeout: Some(0),
         host_config: Some(HostConfig {
             network_mode: Some(network_mode),
@@ -308,7 +339,10 @@ fn body(folder: &Path, uid: u32, network_mode: String) -> ContainerCreateBody {
 async fn answers(socket: &Path) -> bool {
     let asked = async {
         let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: instance.internal\r\nconnection: close\r\n\r\n").await?;
+        // As the house asks it, through the router.
+        let request =
+            format!("GET /healthz HTTP/1.1\r\nhost: i\r\n{}: 1\r\nconnection: close\r\n\r\n", contracts::INTERNAL);
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))

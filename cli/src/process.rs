@@ -237,8 +237,8 @@ fn path(stack: &Stack) -> PathBuf {
 /// # Errors
 /// With the process that runs it.
 pub fn ensure_stopped(stack: &Stack) -> anyhow::Result<()> {
-    match look(stack) {
-        Some((_, running)) => Err(runs_already(Some(running))),
+    match locked(stack) {
+        Some(file) => Err(runs_already(running(&file))),
         None => Ok(()),
     }
 }
@@ -289,12 +289,15 @@ fn running(mut file: &File) -> Option<Running> {
     serde_json::from_str(&text).ok()
 }
 
+/// The file, when its lock says that it runs.
+fn locked(stack: &Stack) -> Option<File> {
+    let file = File::open(path(stack)).ok()?;
+    flock(&file, FlockOperation::NonBlockingLockShared).is_err().then_some(file)
+}
+
 /// What runs now on this data, and its open file; nothing when the lock is free.
 fn look(stack: &Stack) -> Option<(File, Running)> {
-    let file = File::open(path(stack)).ok()?;
-    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        return None;
-    }
+    let file = locked(stack)?;
     let running = running(&file)?;
     Some((file, running))
 }

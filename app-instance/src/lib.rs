@@ -15,6 +15,7 @@ pub mod identity;
 mod internal;
 mod kept;
 mod pages;
+pub mod probe;
 mod provider;
 pub mod settings;
 #[cfg(test)]

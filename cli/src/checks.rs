@@ -8,6 +8,8 @@ use std::{
 
 use crate::{
     Usage,
+use futures_util::future::try_join_all;
+
     args::EngineKind,
     binaries,
     compose::{self, Compose},
@@ -460,6 +462,7 @@ mod tests {
 
     #[test]
     fn a_data_directory_that_cannot_be_is_found_without_touching_it() {
+    use crate::stack::Project;
         let folder = tempfile::tempdir().unwrap();
         let fine = folder.path().join("not/yet/there");
         assert_eq!(data_dir(&fine, EngineKind::Process), DataDir::Fine);

@@ -13,7 +13,7 @@ use bollard::{
     API_DEFAULT_VERSION, Docker,
     container::LogOutput,
     exec::{CreateExecOptions, StartExecOptions, StartExecResults},
-    models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary},
+    models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary, SystemInfo},
     query_parameters::{
         InspectNetworkOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder,
         RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, StopContainerOptionsBuilder,
@@ -56,8 +56,8 @@ pub struct Engine {
     pub version: String,
     /// Its API's version.
     pub api: String,
-    /// Where it keeps images and containers, on this host.
-    pub root: Option<PathBuf>,
+    /// What else it says of itself.
+    pub about: SystemInfo,
 }
 
 /// Connects to the stack's engine and agrees on an API version.
@@ -89,8 +89,8 @@ pub async fn connect(socket: PathBuf, named: bool) -> Result<Engine, Absence> {
         return Err(Absence::TooOld(api));
     }
     let docker = docker.negotiate_version().await.map_err(silent)?;
-    let root = docker.info().await.map_err(silent)?.docker_root_dir.map(PathBuf::from);
-    Ok(Engine { docker, version: version.version.unwrap_or_default(), api, root })
+    let about = docker.info().await.map_err(silent)?;
+    Ok(Engine { docker, version: version.version.unwrap_or_default(), api, about })
 }
 
 /// `1.41` or `1.29.2` as numbers: the first two.
@@ -100,6 +100,11 @@ pub fn parse_version(text: &str) -> Option<(usize, usize)> {
 }
 
 impl Engine {
+    /// Where it keeps images and containers, on this host.
+    pub fn root(&self) -> Option<PathBuf> {
+        self.about.docker_root_dir.as_ref().map(PathBuf::from)
+    }
+
     /// The API itself.
     pub fn api(&self) -> &Docker {
         &self.docker
@@ -195,8 +200,18 @@ impl Engine {
         settled(self.docker.remove_container(id, Some(options)).await)
     }
 
-    /// Runs a command in a running container; its exit code.
-    pub async fn exec(&self, container: &str, command: &[&str]) -> anyhow::Result<i64> {
+    /// Asks a service's own health check, which its image brings along: `None` when it is ready, else what it says.
+    ///
+    /// # Errors
+    /// When it cannot be run there.
+    pub async fn unmet(&self, container: &str, service: &str) -> anyhow::Result<Option<String>> {
+        let program = format!("/{service}");
+        let (code, said) = self.exec(container, &[&program, "healthcheck"]).await?;
+        Ok((code != 0).then(|| said.trim().trim_start_matches(&format!("{service}: ")).replace('\n', " ")))
+    }
+
+    /// Runs a command in a running container; its exit code, and what it said.
+    async fn exec(&self, container: &str, command: &[&str]) -> anyhow::Result<(i64, String)> {
         let options = CreateExecOptions {
             cmd: Some(command.to_vec()),
             attach_stdout: Some(true),
@@ -204,14 +219,15 @@ impl Engine {
             ..Default::default()
         };
         let exec = self.docker.create_exec(container, options).await?;
+        let mut said = String::new();
         if let StartExecResults::Attached { mut output, .. } =
             self.docker.start_exec(&exec.id, None::<StartExecOptions>).await?
         {
             while let Some(piece) = output.next().await {
-                piece?;
+                said.push_str(&String::from_utf8_lossy(&piece?.into_bytes()));
             }
         }
-        Ok(self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1))
+        Ok((self.docker.inspect_exec(&exec.id).await?.exit_code.unwrap_or(-1), said))
     }
 
     /// Runs a command in a running container with a line on its standard input; its standard output.

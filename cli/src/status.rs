@@ -8,7 +8,7 @@ use crate::{
     Exit,
     args::{EngineKind, Place},
     ask::{self, Answers},
-    compose,
+    checks, compose,
     engine::{self, Engine},
     process, remembered,
     stack::{self, Project, SERVICES, Stack},
@@ -71,7 +71,7 @@ async fn of_docker(stack: &Stack) -> anyhow::Result<Status> {
             detail: found.and_then(|c| c.status).unwrap_or_default(),
         });
     }
-    let answers = if up {
+    let mut answers = if up {
         match compose::detect().await {
             Ok(compose) => ask::through_compose(stack, &compose).await?,
             Err(_) => Answers { trouble: vec!["no compose tool to ask with".into()], ..Answers::default() },
@@ -79,6 +79,8 @@ async fn of_docker(stack: &Stack) -> anyhow::Result<Status> {
     } else {
         Answers::default()
     };
+    let unmet = checks::unmet(stack, &engine).await?;
+    answers.trouble.extend(unmet.into_iter().map(|(service, why)| format!("{service}: {why}")));
     up &= answers.trouble.is_empty();
     Ok(Status {
         engine: "docker",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clock::Entropy;
+use contracts::deploy::{BLOCKED, SOCKETS_NEED};
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
 
@@ -195,7 +196,7 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
         if let Some(name) = renew(engine, stack, service, &changes).await? {
             step.line(text!(ui, "  {name} has new secrets and is restarted", "  {name} 的密钥有变化,已重新启动"));
             // One after the other, so that never all are away; whether each becomes ready is waited for below.
-            while matches!(readiness(engine, stack, service).await, Readiness::NotYet) && began.elapsed() < timeout {
+            while matches!(readiness(engine, stack, service).await, Readiness::NotYet(_)) && began.elapsed() < timeout {
                 sleep(POLL).await;
             }
         }
@@ -217,13 +218,18 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
                 }
                 // The settings will not get better by waiting.
                 Readiness::Ended(2) => return Err(explain(engine, stack, service, "a setting is unusable").await),
-                _ => still.push(service),
+                // Nor does what the containers' border lets through; it is said with its cure.
+                Readiness::NotYet(why) if why.contains(&blocked) => bail!("{name}: {why}"),
+                Readiness::NotYet(why) => still.push((service, why)),
+                Readiness::Ended(_) => still.push((service, String::new())),
+    let blocked = format!("{SOCKETS_NEED}: {BLOCKED}");
             }
         }
-        waiting = still;
-        if let Some(first) = waiting.first() {
+        waiting = still.iter().map(|(service, _)| *service).collect();
+        if let Some((first, why)) = still.first() {
             if began.elapsed() > timeout {
-                return Err(explain(engine, stack, *first, "it did not become ready in time").await);
+                let what = format!("it did not become ready in time ({why})");
+                return Err(explain(engine, stack, *first, what.trim_end_matches(" ()")).await);
             }
             let names: Vec<&str> = waiting.iter().map(|service| service.name).collect();
             let names = names.join(", ");
@@ -255,7 +261,8 @@ async fn renew(
 
 enum Readiness {
     Ready,
-    NotYet,
+    /// As it says why, where it says anything.
+    NotYet(String),
     /// The process ended with this code; the engine starts it again.
     Ended(i64),
 }
@@ -263,15 +270,14 @@ enum Readiness {
 /// Asks a service's own health check, which its image brings along.
 async fn readiness(engine: &Engine, stack: &Stack, service: Service) -> Readiness {
     let name = stack.container(service);
-    let program = format!("/{}", service.name);
-    match engine.exec(&name, &[&program, "healthcheck"]).await {
-        Ok(0) => Readiness::Ready,
-        Ok(_) => Readiness::NotYet,
+    match engine.unmet(&name, service.name).await {
+        Ok(None) => Readiness::Ready,
+        Ok(Some(why)) => Readiness::NotYet(why),
         Err(_) => match engine.api().inspect_container(&name, None).await.ok().and_then(|c| c.state) {
             Some(state) if state.running != Some(true) || state.restarting == Some(true) => {
                 Readiness::Ended(state.exit_code.unwrap_or_default())
             }
-            _ => Readiness::NotYet,
+            _ => Readiness::NotYet(String::new()),
         },
     }
 }

@@ -163,7 +163,7 @@ fn yes() -> bool {
 pub struct InstanceError {
     /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
     /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `plan_missing`, `plan_needs_images`,
-    /// `internal`.
+    /// `sockets_blocked`, `internal`.
     pub code: String,
     /// One sentence.
     pub detail: String,
@@ -251,6 +251,12 @@ pub enum EventCode {
     /// There is room again.
     DiskFreed,
 }
+
+/// The name, in `/readyz`, of the need that sockets are reached across the border of a container. What it says of a border
+/// that lets none through begins with [`BLOCKED`].
+pub const SOCKETS_NEED: &str = "sockets";
+/// See [`SOCKETS_NEED`].
+pub const BLOCKED: &str = "blocked: ";
 
 /// How many events one answer has at most.
 pub const EVENT_PAGE: i64 = 200;

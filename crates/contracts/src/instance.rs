@@ -83,6 +83,15 @@ pub struct DiskNotice {
     pub limit_bytes: u64,
 }
 
+/// The argument under which an instance's program does nothing but pass a byte through a socket in each of its two folders:
+/// it listens on [`PROBE_SOCKET`] in `in/`, then sends a byte to the one in `out/`, which must come back; then it gives back
+/// the byte that it is sent itself, and ends.
+pub const PROBE: &str = "probe";
+/// The exit code of a probe that could not pass it: its last line says why. Any other says nothing of sockets.
+pub const PROBE_FAILED: u8 = 3;
+/// The sockets of a probe.
+pub const PROBE_SOCKET: &str = "probe.sock";
+
 /// The path on the router's internal listener that leads to `path` of an instance.
 pub fn internal_path(id: InstanceId, path: &str) -> String {
     format!("/instances/{id}{path}")

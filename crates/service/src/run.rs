@@ -170,7 +170,32 @@ async fn healthcheck(url: anyhow::Result<String>) -> anyhow::Result<()> {
         None => url,
     };
     // An instance shows its health to Beaver itself alone; to the others the header means nothing.
-    let status = client.build()?.get(url).header(contracts::INTERNAL, "1").send().await?.status();
-    anyhow::ensure!(status.is_success(), "answered {status}");
-    Ok(())
+    let answer = client.build()?.get(url).header(contracts::INTERNAL, "1").send().await?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let missing = missing(&answer.bytes().await.unwrap_or_default());
+    anyhow::ensure!(!missing.is_empty(), "answered {status}");
+    anyhow::bail!("not ready: {missing}");
+}
+
+/// The needs that `/readyz` says are not met, and why.
+fn missing(answer: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    let needs = answer["needs"].as_object().into_iter().flatten();
+    let missing = needs.filter_map(|(name, said)| said.as_str().filter(|said| *said != "ok").map(|said| (name, said)));
+    missing.map(|(name, said)| format!("{name}: {said}")).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_from_what_is_met() {
+        let answer = br#"{"ready":false,"needs":{"database":"ok","engine":"away","sockets":"blocked: x"}}"#;
+        assert_eq!(missing(answer), "engine: away; sockets: blocked: x");
+        assert_eq!((missing(b"no"), missing(b"{}")), (String::new(), String::new()));
+    }
 }

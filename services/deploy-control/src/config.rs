@@ -69,6 +69,8 @@ pub struct EngineConfig {
     pub uid_base: u32,
     /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
     pub log: [(&'static str, String); 2],
+    /// How long a byte may take through the sockets of a container that is there to try that.
+    pub passage_timeout: Duration,
 }
 
 /// The engines there are.
@@ -197,6 +199,7 @@ impl EngineConfig {
     }
 }
 
+            passage_timeout: Duration::from_secs(20),
 fn limits(env: &Env) -> Result<Limits, Error> {
     let cpus: f64 = env.parse("BEAVER_INSTANCE_CPUS")?;
     if !(cpus.is_finite() && (0.01..=1024.0).contains(&cpus)) {
@@ -291,3 +294,5 @@ mod tests {
         }
     }
 }
+            ("DOCKER_HOST", "ssh://root@192.0.2.1"),
+            ("DOCKER_HOST", "unix://docker.sock"),

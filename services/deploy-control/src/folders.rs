@@ -24,6 +24,8 @@ use crate::{config::InstanceSettings, engine::UnitFolders, registry::Row, turns:
 const SERVICES: u32 = 10_001;
 /// The largest `config.json` that is read back, in bytes.
 const MAX_CONFIG: u64 = 64 << 10;
+/// The folder in `run/` of a probe; no instance's id is that.
+const PROBE: &str = ".probe";
 /// The mode of every file in `config`.
 const CONFIG_MODE: u32 = 0o400;
 /// User ids that may be instances': those of people, the system and our services are below. Above them the kernel keeps some.
@@ -196,22 +198,41 @@ impl Folders {
         .await
     }
 
+    /// Makes the folders of a probe, which is no instance's, anew, for this user; all of them where sockets are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn make_probe(&self, uid: u32) -> Result<UnitFolders, Error> {
+        let this = self.clone();
+        blocking(move || {
+            this.run.remove_tree(PROBE)?;
+            this.run.create_dir(PROBE, 0o755, None)?;
+            for (name, mode, owner, _) in kinds(this.own_users.then_some(uid)) {
+                this.run.create_dir(format!("{PROBE}/{name}"), mode, owner)?;
+            }
+            let at = |name| this.data_dir.join("run").join(PROBE).join(name);
+            let (inward, outward) = (at("in"), at("out"));
+            Ok(UnitFolders { inward, outward, data: at("data"), config: at("config"), logs: at("") })
+        })
+        .await
+    }
+
+    /// Removes what [`Folders::make_probe`] made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn remove_probe(&self) -> Result<(), Error> {
+        let this = self.clone();
+        blocking(move || Ok(this.run.remove_tree(PROBE)?)).await
+    }
+
     /// The four folders, and what each must be.
     fn folders(&self, row: &Row) -> impl Iterator<Item = Folder<'_>> {
-        let (id, uid) = (row.id, self.uid(row));
-        // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to
-        // what the other made, and to nothing else.
-        let socket = if uid.is_some() { 0o2750 } else { 0o700 };
-        let config = if uid.is_some() { 0o500 } else { 0o700 };
-        [
-            (&self.run, "in", socket, uid.map(|uid| (uid, SERVICES)), true),
-            (&self.run, "out", socket, uid.map(|uid| (SERVICES, uid)), false),
-            (&self.instances, "data", 0o700, uid.map(|uid| (uid, uid)), true),
-            (&self.instances, "config", config, uid.map(|uid| (uid, uid)), false),
-        ]
-        .into_iter()
-        .map(move |(root, name, mode, owner, theirs)| Folder {
-            root,
+        let id = row.id;
+        kinds(self.uid(row)).into_iter().map(move |(name, mode, owner, theirs)| Folder {
+            root: if ["in", "out"].contains(&name) { &self.run } else { &self.instances },
             path: format!("{id}/{name}"),
             mode,
             owner,
@@ -503,6 +524,20 @@ impl Folder<'_> {
         let mode = if self.theirs || self.owner.is_none() { meta.mode & self.mode } else { meta.mode };
         mode == self.mode && self.owner.is_none_or(|owner| owner == meta.owner)
     }
+}
+
+/// The four folders of a unit whose user is this, or this process's: name, mode, owner, and whether the unit owns it.
+fn kinds(uid: Option<u32>) -> [(&'static str, u32, Option<(u32, u32)>, bool); 4] {
+    // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to what the
+    // other made, and to nothing else.
+    let socket = if uid.is_some() { 0o2750 } else { 0o700 };
+    let config = if uid.is_some() { 0o500 } else { 0o700 };
+    [
+        ("in", socket, uid.map(|uid| (uid, SERVICES)), true),
+        ("out", socket, uid.map(|uid| (SERVICES, uid)), false),
+        ("data", 0o700, uid.map(|uid| (uid, uid)), true),
+        ("config", config, uid.map(|uid| (uid, uid)), false),
+    ]
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod engine;
 pub mod folders;
 pub mod hub;
+pub mod passage;
 pub mod peers;
 pub mod plan;
 pub mod plans;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clock::{Clock, Entropy};
+use contracts::{InstanceId, PlanName, deploy::SOCKETS_NEED};
 use service::{Health, Shutdown, http::RequestIds};
 use settings::Env;
 use store::Store;
@@ -27,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use config::{Config, EngineKind};
-use engine::{Engine, ErrorKind};
+use engine::{Engine, ErrorKind, InstanceSpec, Program};
 use reconcile::{Parts, Reconciler};
 
 /// deploy-control, ready to serve.
@@ -67,7 +69,10 @@ impl Service {
         let entropy = Entropy::system();
         let (plans, keeper) = plans::Plans::open(config.plans.clone(), engine.runs_images());
         let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
-        let env = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let env: Vec<_> = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let spec = probe_spec(config, &folders, &env);
+        let passed = config.data_dir.join("deploy-control").join("passage");
+        let (gate, passage) = passage::gate(engine.clone(), folders.clone(), spec, passed);
         let parts = Parts {
             registry: registry.clone(),
             hub: hub.clone(),
@@ -78,6 +83,7 @@ impl Service {
             config: config.reconcile,
             plans: plans.clone(),
             workspace_env: env,
+            gate: gate.clone(),
         };
         let reconciler = Reconciler::start(parts, stop.clone());
         let tasks = TaskTracker::new();
@@ -90,6 +96,7 @@ impl Service {
         };
         tasks.spawn(meter.run(stop.clone()));
         tasks.spawn(keeper.keep(stop.clone()));
+        tasks.spawn(passage.keep(reconciler.clone(), stop.clone()));
         tasks.close();
         let api = api::Api {
             registry: registry.clone(),
@@ -100,7 +107,7 @@ impl Service {
             stop,
             staging: turns::Turns::default(),
         };
-        let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, config).routes());
+        let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, gate, config).routes());
         Ok(Self { router, reconciler, engine, tasks })
     }
 
@@ -148,7 +155,22 @@ pub fn health_url(env: &Env) -> anyhow::Result<String> {
     service::run::local_url(&env.string("DEPLOY_LISTEN")?, "/readyz")
 }
 
-fn health(registry: &registry::Registry, engine: &Arc<dyn Engine>, config: &Config) -> Health {
+/// What tries whether sockets pass: as a workspace, with a user id that is given to nobody.
+fn probe_spec(config: &Config, folders: &folders::Folders, env: &[(String, String)]) -> InstanceSpec {
+    let nobody = InstanceId::from_uuid(uuid::Uuid::nil());
+    InstanceSpec {
+        id: nobody,
+        generation: 0,
+        plan: PlanName::workspace(),
+        program: Program::Workspace,
+        uid: (config.engine.kind == EngineKind::Docker).then_some(config.engine.uid_base),
+        folders: folders.paths(nobody),
+        limits: config.plans.limits,
+        env: env.to_vec(),
+    }
+}
+
+fn health(registry: &registry::Registry, engine: &Arc<dyn Engine>, gate: passage::Gate, config: &Config) -> Health {
     let (store, engine) = (registry.store().clone(), engine.clone());
     let engine_name = match config.engine.kind {
         EngineKind::Docker => "engine_docker",
@@ -170,6 +192,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
+        .need(SOCKETS_NEED, move || std::future::ready(gate.need()))
         text.push_str(": ");
         text.push_str(&inner.to_string());
         cause = inner.source();

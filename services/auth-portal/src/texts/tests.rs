@@ -147,6 +147,7 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         "registration_failed",
         "config_not_accepted",
         "storage_failed",
+        "sockets_blocked",
         "internal",
         "other",
     ] {

@@ -131,6 +131,15 @@ pub enum Endpoint {
     Socket(PathBuf),
 }
 
+/// What came of passing a byte through a unit's sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passage {
+    /// It passed, both ways.
+    Free,
+    /// It did not: why, and what cures it, in words fit for an operator.
+    Blocked(String),
+}
+
 /// Why an engine did not do it. The chain of causes is kept.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}: {attempted}")]
@@ -245,6 +254,35 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether it runs images that a plan names.
     fn runs_images(&self) -> bool {
         true
+    }
+
+    /// What it depends on whether the sockets in a unit's folders are reached from both sides of its border; `None` where
+    /// there is no border. With another answer than before it is to be tried again.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when the image is missing; `Unavailable`.
+    async fn border(&self, _spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+
+    /// Passes a byte through a socket in each of the two folders of this specification, which is no instance's, with a unit
+    /// that is like an instance's and no instance's either. [`Engine::end_passage`] removes it.
+    ///
+    /// # Errors
+    ///
+    /// Of an engine that does not run such a unit.
+    async fn try_passage(&self, _spec: &InstanceSpec) -> Result<Passage, EngineError> {
+        Ok(Passage::Free)
+    }
+
+    /// Removes whatever a try made, this one or one that was killed.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    async fn end_passage(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 
     /// Where an instance of this specification answers.

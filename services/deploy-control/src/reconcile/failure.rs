@@ -6,6 +6,7 @@ use service::CallError;
 use crate::{
     engine::{EngineError, ErrorKind},
     folders,
+    passage::Blocked,
     plans::NoPlan,
     registry,
 };
@@ -36,6 +37,9 @@ pub(super) enum Failure {
     Registry(#[from] registry::Error),
     #[error("the operator's plan for it")]
     Plan(#[from] NoPlan),
+    /// Nothing that is started could be reached; not this instance's fault.
+    #[error("sockets do not pass the border of a container")]
+    Blocked(#[from] Blocked),
     #[error("its steps did not come to an end")]
     Endless,
 }
@@ -94,6 +98,9 @@ impl Failure {
             Self::Plan(NoPlan::Missing) => ("plan_missing", "What this workspace is to run is not set up any more."),
             Self::Plan(NoPlan::NeedsImages) => {
                 ("plan_needs_images", "This workspace runs from an image, and there are none on this server.")
+            }
+            Self::Blocked(_) => {
+                ("sockets_blocked", "The server cannot run workspaces at present; this is tried again by itself.")
             }
             Self::Registry(_) | Self::Endless => ("internal", "Something went wrong on the server."),
         };

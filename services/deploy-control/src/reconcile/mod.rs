@@ -28,6 +28,7 @@ use crate::{
     engine::{Engine, InstanceSpec, Program, Unit, UnitState},
     folders::Folders,
     hub::Hub,
+    passage::Gate,
     peers::Peers,
     plans::{NoPlan, Plans},
     registry::{self, Registry, Row},
@@ -61,6 +62,8 @@ pub struct Parts {
     pub plans: Plans,
     /// What Beaver's own workspaces have in their environment.
     pub workspace_env: Vec<(String, String)>,
+    /// Whether anything may be started.
+    pub gate: Gate,
 }
 
 /// The reconciler. Cloning is cheap.

@@ -178,6 +178,16 @@ impl Worker<'_> {
             }
             [Step::LoseEngine] => self.lose_engine(row).await,
             steps => {
+                // Before anything is taken down or made for it.
+                if steps.contains(&Step::Start) {
+                    let passed = tokio::select! {
+                        passed = self.inner.parts.gate.pass() => passed,
+                        () = self.mailbox.wish.notified() => return Next::Anew,
+                    };
+                    if let Err(blocked) = passed {
+                        return self.failed(row, Some(Step::Start), blocked.into()).await;
+                    }
+                }
                 // Taken down for something of ours: a few at a time, and each is back before the next one goes.
                 let _turn = if is_renewal(&row, steps) {
                     tokio::select! {
@@ -379,7 +389,7 @@ impl Worker<'_> {
         }
         tracing::warn!(step = name, code = told.code, cause, "a step failed");
         let outside = match &failure {
-            Failure::Away(_) | Failure::Unrouted => true,
+            Failure::Away(_) | Failure::Unrouted | Failure::Blocked(_) => true,
             Failure::Engine(error) => error.kind == ErrorKind::Capacity,
             _ => false,
         };

@@ -5,9 +5,14 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::PathBuf,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
 };
+
+use contracts::instance::{PROBE, PROBE_FAILED, PROBE_SOCKET};
 
 /// The arguments under which the test program is an instance: it runs this one "test".
 pub const ARGUMENTS: [&str; 4] = ["--exact", "as_an_instance", "--nocapture", "--test-threads=1"];
@@ -15,6 +20,9 @@ pub const ARGUMENTS: [&str; 4] = ["--exact", "as_an_instance", "--nocapture", "-
 /// Serves when an engine started this program; returns at once when it is a test run.
 pub fn serve_if_started_by_an_engine() {
     let Some(inward) = std::env::var_os("INSTANCE_IN_DIR").map(PathBuf::from) else { return };
+    if std::env::args().any(|argument| argument == PROBE) {
+        return probe(&inward);
+    }
     if std::env::var_os("INSTANCE_EXIT_WITH_PARENT").is_some() {
         std::thread::spawn(|| {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -41,6 +49,30 @@ pub fn serve_if_started_by_an_engine() {
         };
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{said}");
     }
+}
+
+/// Passes a byte both ways, as an instance's program does; or, as the image has it, does not.
+fn probe(inward: &Path) {
+    let listener = UnixListener::bind(inward.join(PROBE_SOCKET)).unwrap();
+    match std::env::var("TEST_PROBE").as_deref() {
+        Ok("silent") => loop {
+            std::thread::park();
+        },
+        Ok("fails") => {
+            eprintln!("the socket in out/: Permission denied (os error 13)");
+            std::process::exit(PROBE_FAILED.into());
+        }
+        Ok("without_in") => fs::remove_file(inward.join(PROBE_SOCKET)).unwrap(),
+        _ => {}
+    }
+    let mut byte = *b"b";
+    let mut out = UnixStream::connect(Path::new("/run/beaver/out").join(PROBE_SOCKET)).unwrap();
+    out.write_all(&byte).unwrap();
+    out.read_exact(&mut byte).unwrap();
+    let mut stream = listener.accept().unwrap().0;
+    stream.read_exact(&mut byte).unwrap();
+    stream.write_all(&byte).unwrap();
+    std::process::exit(0);
 }
 
 /// What an instance can see and do, one fact a line.

@@ -1,6 +1,8 @@
 //! Containers, through Docker's API on its socket.
 
+pub mod about;
 mod image;
+mod probe;
 mod shim;
 mod spec;
 
@@ -24,7 +26,7 @@ use contracts::{InstanceId, PlanName};
 use futures_util::{StreamExt, stream::BoxStream};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Program, Unit, UnitState};
+use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Passage, Program, Unit, UnitState};
 use crate::config::EngineConfig;
 use image::{Image, Images};
 use spec::{LABEL_GENERATION, LABEL_INSTANCE, LABEL_PLAN, LABEL_SPEC, LABEL_STACK, STOP_TIMEOUT_S};
@@ -50,6 +52,8 @@ pub struct Docker {
     shim_put: OnceCell<PathBuf>,
 }
 
+    /// How long a byte may take through a probe.
+    passage_timeout: Duration,
 impl Docker {
     /// The engine behind the configured socket. Nothing is asked yet.
     pub fn new(config: &EngineConfig) -> Self {
@@ -64,6 +68,7 @@ impl Docker {
         }
     }
 
+            passage_timeout: config.passage_timeout,
     /// The client, its API version agreed on. It connects anew for each call, so it outlives a restart of the engine.
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
         const TRIED: &str = "connecting to Docker";
@@ -272,6 +277,18 @@ fn events(
     client: bollard::Docker,
     options: bollard::query_parameters::EventsOptions,
 ) -> impl futures_util::Stream<Item = Hint> + Send + 'static {
+    async fn border(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        self.border_of(spec).await.map(Some)
+    }
+
+    async fn try_passage(&self, spec: &InstanceSpec) -> Result<Passage, EngineError> {
+        self.probe(spec).await
+    }
+
+    async fn end_passage(&self) -> Result<(), EngineError> {
+        self.sweep_probes().await
+    }
+
     let (to, from) = tokio::sync::mpsc::channel(256);
     tokio::spawn(async move {
         let mut events = std::pin::pin!(client.events(Some(options)));

@@ -1,15 +1,17 @@
 //! The checks before anything is changed: facts are gathered, then judged. Each failure is one line with its cure.
 
+mod surroundings;
+
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
 };
 
-use crate::{
-    Usage,
 use futures_util::future::try_join_all;
 
+use crate::{
+    Usage,
     args::EngineKind,
     binaries,
     compose::{self, Compose},
@@ -18,6 +20,7 @@ use futures_util::future::try_join_all;
     text,
     ui::Ui,
 };
+use surroundings::Surroundings;
 
 const GB: u64 = 1 << 30;
 /// The longest path of a Unix socket on Linux (`sun_path` without its end), in bytes.
@@ -72,6 +75,8 @@ pub enum DataDir {
 pub struct Facts {
     /// The engine's version and API, where it is used.
     pub engine: Option<Result<(String, String), Absence>>,
+    /// What confines its containers.
+    pub surroundings: Option<Surroundings>,
     /// The compose tool, or the version of one that is too old.
     pub compose: Option<Result<String, String>>,
     /// What is missing to build, where that is to be done.
@@ -135,6 +140,7 @@ pub async fn gather(stack: &Stack, kind: EngineKind, building: bool) -> anyhow::
     let live = engine.as_ref().and_then(|engine| engine.as_ref().ok());
     let facts = Facts {
         engine: engine.as_ref().map(|e| e.as_ref().map(|e| (e.version.clone(), e.api.clone())).map_err(Clone::clone)),
+        surroundings: live.map(|engine| Surroundings::of(&engine.about)),
         compose: compose
             .as_ref()
             .map(|c| c.as_ref().map(|c| format!("{} {}", c.name(), c.version)).map_err(Clone::clone)),
@@ -162,6 +168,7 @@ pub fn judge(facts: &Facts, ui: &Ui) -> Vec<Finding> {
             "进程引擎:不使用容器,也没有隔离"
         ))),
     }
+    findings.extend(facts.surroundings.iter().flat_map(|surroundings| surroundings.judge(ui)));
     match &facts.compose {
         Some(Ok(tool)) => findings.push(Finding::good(tool.clone())),
         Some(Err(old)) if old.is_empty() => findings.push(Finding::bad(text!(
@@ -231,6 +238,51 @@ pub fn judge(facts: &Facts, ui: &Ui) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// What the services that run lack, as they say it themselves; nothing when none runs.
+///
+/// # Errors
+/// When the engine does not list containers.
+pub async fn running(stack: &Stack, engine: &Engine) -> anyhow::Result<Vec<Finding>> {
+    let unmet = unmet(stack, engine).await?;
+    Ok(unmet.into_iter().map(|(service, why)| Finding::bad(format!("{service}: {why}"))).collect())
+}
+
+/// What is wrong with the operator's file of plans: that is taken over while everything runs, so it is no reason not to begin.
+/// Nothing when there is none, or none that may be read.
+pub fn plans(stack: &Stack, ui: &Ui) -> anyhow::Result<Option<Finding>> {
+    let path = stack.data_dir.join("deploy-control").join(stack.env.string("BEAVER_PLANS_FILE")?);
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let path = path.display();
+    Ok(Some(match deploy_control::plans::check(&text) {
+        Ok(names) => {
+            let names = names.join(", ");
+            Finding::good(text!(ui, "plans in {path}: {names}", "{path} 里的套餐:{names}"))
+        }
+        Err(error) => Finding::bad(text!(
+            ui,
+            "{path} is not taken over ({error}): correct it; until then the plans are as they were",
+            "{path} 没有生效({error}):请改正;在那之前套餐保持原样"
+        )),
+    }))
+}
+
+/// The services that run and are not ready, and why.
+///
+/// # Errors
+/// When the engine does not list containers.
+pub async fn unmet(stack: &Stack, engine: &Engine) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let asked = SERVICES.map(async |service| {
+        let name = stack.container(service);
+        if !engine.container(&name).await?.as_ref().is_some_and(engine::is_running) {
+            return Ok(None);
+        }
+        // One that has just ended is no finding of this kind.
+        let unmet = engine.unmet(&name, service.name).await.ok().flatten();
+        anyhow::Ok(unmet.map(|why| (service.name, why)))
+    });
+    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
 }
 
 /// Why there is no engine, and what to do.
@@ -344,7 +396,7 @@ pub async fn foreign(stack: &Stack, engine: Option<&Engine>) -> anyhow::Result<V
 
 fn disks(stack: &Stack, engine: Option<&Engine>, building: bool) -> Vec<Disk> {
     let mut wanted = vec![(stack.data_dir.clone(), GB)];
-    if let Some(root) = engine.and_then(|engine| engine.root.clone()).filter(|root| root.is_dir()) {
+    if let Some(root) = engine.and_then(Engine::root).filter(|root| root.is_dir()) {
         wanted.push((root, GB));
     }
     // A first build takes some GB, the next ones next to nothing.
@@ -410,10 +462,12 @@ mod tests {
     fn healthy() -> Facts {
         Facts {
             engine: Some(Ok(("20.10.24".into(), "1.41".into()))),
+    use crate::stack::Project;
             compose: Some(Ok("docker-compose 1.29.2".into())),
             missing_tools: Vec::new(),
             ports: vec![Port {
                 setting: "BEAVER_PORTAL_PORT",
+            surroundings: None,
                 address: "127.0.0.1:3081".parse().unwrap(),
                 state: PortState::Free,
             }],
@@ -462,7 +516,6 @@ mod tests {
 
     #[test]
     fn a_data_directory_that_cannot_be_is_found_without_touching_it() {
-    use crate::stack::Project;
         let folder = tempfile::tempdir().unwrap();
         let fine = folder.path().join("not/yet/there");
         assert_eq!(data_dir(&fine, EngineKind::Process), DataDir::Fine);
@@ -479,6 +532,22 @@ mod tests {
     fn a_port_in_use_is_seen() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = TcpListener::bind(taken.local_addr().unwrap()).unwrap_err();
+    #[test]
+    fn a_mistake_in_the_file_of_plans_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = Project { dir: folder.path().into(), env_file: folder.path().join(".env") };
+        let values = [("BEAVER_DATA_DIR".to_owned(), folder.path().display().to_string())].into();
+        let stack = Stack::from_values(project, values, &Default::default()).unwrap();
+        assert_eq!(plans(&stack, &Ui::plain()).unwrap(), None);
+        fs::create_dir(folder.path().join("deploy-control")).unwrap();
+        let write = |text: &str| fs::write(folder.path().join("deploy-control/plans.toml"), text).unwrap();
+        write("[notes]\nimage = \"notes:1\"\nport = 80\n");
+        assert!(plans(&stack, &Ui::plain()).unwrap().is_some_and(|found| found.ok && found.line.contains("notes")));
+        write("[notes]\nimage = \"notes:1\"\nprot = 80\n");
+        let found = plans(&stack, &Ui::plain()).unwrap().unwrap();
+        assert!(!found.ok && found.line.contains("line 3") && !found.line.contains('\n'), "{}", found.line);
+    }
+
         assert_eq!(plain(&error), "in use");
     }
 }

@@ -204,13 +204,14 @@ impl Stack {
             Some(host) => match host.strip_prefix("unix://") {
                 Some(path) => Ok((path.into(), true)),
                 None => Err(Usage(format!(
-                    "DOCKER_HOST is {host}: Beaver needs the engine of this host (unix:///path/to/docker.sock), \
-                     because data is kept in directories of this host"
+                    "DOCKER_HOST is {host}: workspaces share folders and Unix sockets with this host, so only its own engine \
+                     can run them (unset DOCKER_HOST, or unix:///path/to/docker.sock)"
                 ))),
             },
         }
     }
 }
+                // With TLS or over ssh or not.
 
 /// Whether a setting's value is the path of a secret, or of a directory of them.
 pub fn names_a_secret(key: &str) -> bool {
@@ -296,7 +297,11 @@ mod tests {
 
     #[test]
     fn an_engine_elsewhere_is_refused() {
-        assert!(stack(&[], &[("DOCKER_HOST", "tcp://10.0.0.1:2375")]).socket().is_err());
+        for elsewhere in ["tcp://192.0.2.1:2376", "ssh://root@192.0.2.1", "http://127.0.0.1:2375"] {
+            let shell = [("DOCKER_HOST", elsewhere), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", "/certs")];
+            let error = stack(&[], &shell).socket().unwrap_err().to_string();
+            assert!(error.contains(elsewhere) && error.contains("Unix sockets"), "{error}");
+        }
         let (path, named) = stack(&[], &[("DOCKER_HOST", "unix:///run/user/1000/docker.sock")]).socket().unwrap();
         assert_eq!((path.as_path(), named), (Path::new("/run/user/1000/docker.sock"), true));
         assert!(!stack(&[], &[]).socket().unwrap().1);

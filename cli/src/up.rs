@@ -69,8 +69,12 @@ pub async fn doctor(place: &Place, choices: &Choices, ui: &Ui) -> anyhow::Result
     checks::settings(&stack)?;
     let kind = choose(&stack, choices)?.kind();
     let building = kind == EngineKind::Docker && stack.project.dir.join("Cargo.toml").is_file();
-    let (facts, _) = checks::gather(&stack, kind, building).await?;
-    let findings = checks::judge(&facts, ui);
+    let (facts, tools) = checks::gather(&stack, kind, building).await?;
+    let mut findings = checks::judge(&facts, ui);
+    if let Some(engine) = &tools.engine {
+        findings.extend(checks::running(&stack, engine).await?);
+    }
+    findings.extend(checks::plans(&stack, ui)?);
     for finding in &findings {
         println!("{}", finding.marked());
     }
@@ -215,6 +219,7 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
                 Readiness::Ready => {
                     let seconds = began.elapsed().as_secs_f32();
                     step.line(text!(ui, "  {name} is ready ({seconds:.1} s)", "  {name} 已就绪({seconds:.1} 秒)"));
+    let blocked = format!("{SOCKETS_NEED}: {BLOCKED}");
                 }
                 // The settings will not get better by waiting.
                 Readiness::Ended(2) => return Err(explain(engine, stack, service, "a setting is unusable").await),
@@ -222,7 +227,6 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
                 Readiness::NotYet(why) if why.contains(&blocked) => bail!("{name}: {why}"),
                 Readiness::NotYet(why) => still.push((service, why)),
                 Readiness::Ended(_) => still.push((service, String::new())),
-    let blocked = format!("{SOCKETS_NEED}: {BLOCKED}");
             }
         }
         waiting = still.iter().map(|(service, _)| *service).collect();

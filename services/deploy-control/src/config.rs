@@ -57,6 +57,8 @@ pub struct EngineConfig {
     pub prefix: String,
     /// Docker's socket.
     pub docker_socket: PathBuf,
+    /// The network that instances are on beside their sockets: none, unless the operator gives isolation up.
+    pub network: Option<String>,
     /// The image that instances run.
     pub image: String,
     /// The program, and its arguments, that instances run with the process engine.
@@ -67,10 +69,10 @@ pub struct EngineConfig {
     pub shim_folder: PathBuf,
     /// The first instance's user id is the one after this.
     pub uid_base: u32,
-    /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
-    pub log: [(&'static str, String); 2],
     /// How long a byte may take through the sockets of a container that is there to try that.
     pub passage_timeout: Duration,
+    /// `BEAVER_LOG` and `BEAVER_LOG_FORMAT`, passed on to instances.
+    pub log: [(&'static str, String); 2],
 }
 
 /// The engines there are.
@@ -191,11 +193,13 @@ impl EngineConfig {
             docker_socket: docker_socket.into(),
             image: env.string("BEAVER_INSTANCE_IMAGE")?,
             command: env.string("BEAVER_INSTANCE_COMMAND")?.split_whitespace().map(str::to_owned).collect(),
+            network: network(env)?,
             shim: std::env::current_exe().map(|program| program.with_file_name(shim::FILE)).unwrap_or_default(),
             shim_folder: data_dir.join("deploy-control").join("shim"),
             uid_base,
             log: [("BEAVER_LOG", env.string("BEAVER_LOG")?), ("BEAVER_LOG_FORMAT", env.string("BEAVER_LOG_FORMAT")?)],
         })
+            passage_timeout: Duration::from_secs(20),
     }
 }
 
@@ -291,8 +295,8 @@ mod tests {
         ] {
             let error = Config::from_env(&env().with(key, value)).err().expect(key).to_string();
             assert!(error.starts_with(key), "{error}");
+            ("DOCKER_HOST", "ssh://root@192.0.2.1"),
+            ("DOCKER_HOST", "unix://docker.sock"),
         }
     }
 }
-            ("DOCKER_HOST", "ssh://root@192.0.2.1"),
-            ("DOCKER_HOST", "unix://docker.sock"),

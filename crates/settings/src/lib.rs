@@ -247,7 +247,8 @@ impl Env {
                 let private = key.starts_with("BEAVER_TEST_")
                     || key.starts_with("BEAVER_COMMIT")
                     || key.starts_with("BEAVER_PROJECT_DIR");
-                (ours && !private && example::find(base).is_none())
+                // A setting that is no secret may end in _FILE too.
+                (ours && !private && example::find(base).is_none() && example::find(key).is_none())
                     .then(|| format!("{key} is not a setting and is ignored; .env.example lists what there is"))
             })
             .collect()
@@ -417,8 +418,14 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said() {
-        let said = Env::from_pairs([("PROJECT_ROOT", "/x"), ("BEAVER_TYPO", "1"), ("BEAVER_NET", "n"), ("HOME", "/")])
-            .ignored();
+        let said = Env::from_pairs([
+            ("PROJECT_ROOT", "/x"),
+            ("BEAVER_TYPO", "1"),
+            ("BEAVER_NET", "n"),
+            ("HOME", "/"),
+            ("BEAVER_PLANS_FILE", "p"),
+        ])
+        .ignored();
         assert_eq!(said.len(), 2, "{said:?}");
     }
 }

@@ -448,6 +448,10 @@ fn data_dir(path: &Path, kind: EngineKind) -> DataDir {
 pub fn settings(stack: &Stack) -> anyhow::Result<()> {
     stack.check_secrets()?;
     stack.env.public_address()?;
+    let isolation = stack.env.string("BEAVER_ISOLATION")?;
+    if !["sockets", "shared"].contains(&isolation.as_str()) {
+        return Err(Usage(format!("BEAVER_ISOLATION is {isolation}: it must be sockets or shared")).into());
+    }
     let [(_, portal), (_, router)] = published(stack)?;
     if portal == router && portal.port() != 0 {
         return Err(Usage("BEAVER_PORTAL_PORT and BEAVER_ROUTER_PORT are the same: choose two".into()).into());
@@ -458,16 +462,16 @@ pub fn settings(stack: &Stack) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::Project;
 
     fn healthy() -> Facts {
         Facts {
             engine: Some(Ok(("20.10.24".into(), "1.41".into()))),
-    use crate::stack::Project;
+            surroundings: None,
             compose: Some(Ok("docker-compose 1.29.2".into())),
             missing_tools: Vec::new(),
             ports: vec![Port {
                 setting: "BEAVER_PORTAL_PORT",
-            surroundings: None,
                 address: "127.0.0.1:3081".parse().unwrap(),
                 state: PortState::Free,
             }],
@@ -529,10 +533,6 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_seen() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = TcpListener::bind(taken.local_addr().unwrap()).unwrap_err();
-    #[test]
     fn a_mistake_in_the_file_of_plans_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let project = Project { dir: folder.path().into(), env_file: folder.path().join(".env") };
@@ -548,6 +548,10 @@ mod tests {
         assert!(!found.ok && found.line.contains("line 3") && !found.line.contains('\n'), "{}", found.line);
     }
 
+    #[test]
+    fn a_port_in_use_is_seen() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = TcpListener::bind(taken.local_addr().unwrap()).unwrap_err();
         assert_eq!(plain(&error), "in use");
     }
 }

@@ -190,6 +190,14 @@ impl Stack {
         format!("{}/{name}:latest", self.prefix)
     }
 
+    /// Whether workspaces are on the services' network.
+    ///
+    /// # Errors
+    /// [`settings::Error`] when there is no default.
+    pub fn is_shared(&self) -> Result<bool, settings::Error> {
+        Ok(self.env.string("BEAVER_ISOLATION")? == "shared")
+    }
+
     /// The engine's socket on this host: `BEAVER_DOCKER_SOCKET`, else `DOCKER_HOST`, else the usual one; and
     /// whether a setting names it.
     ///
@@ -203,6 +211,7 @@ impl Stack {
             None => Ok(("/var/run/docker.sock".into(), false)),
             Some(host) => match host.strip_prefix("unix://") {
                 Some(path) => Ok((path.into(), true)),
+                // With TLS or over ssh or not.
                 None => Err(Usage(format!(
                     "DOCKER_HOST is {host}: workspaces share folders and Unix sockets with this host, so only its own engine \
                      can run them (unset DOCKER_HOST, or unix:///path/to/docker.sock)"
@@ -211,7 +220,6 @@ impl Stack {
         }
     }
 }
-                // With TLS or over ssh or not.
 
 /// Whether a setting's value is the path of a secret, or of a directory of them.
 pub fn names_a_secret(key: &str) -> bool {

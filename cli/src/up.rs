@@ -106,6 +106,15 @@ pub async fn up(place: &Place, options: &Up, ui: &Ui) -> anyhow::Result<Exit> {
         failed.iter().for_each(|finding| ui.line(finding.marked()));
         return Err(ChecksFailed.into());
     }
+    if chosen.kind() == EngineKind::Docker && stack.is_shared()? {
+        ui.line(text!(
+            ui,
+            "! BEAVER_ISOLATION=shared: every workspace reaches the services, its neighbours, this host and all that the host \
+             reaches, whatever the egress rules say; beaver attack shows it. BEAVER_ISOLATION=sockets is the cure",
+            "! BEAVER_ISOLATION=shared:每个工作区都能直接访问四个服务、其他工作区、本机以及本机能访问的一切,出口规则对此不起作用; \
+             可用 beaver attack 查看。改回 BEAVER_ISOLATION=sockets 即可消除"
+        ));
+    }
     let count = findings.len();
     ui.line(text!(ui, "✓ {count} checks passed", "✓ {count} 项检查通过"));
     if let Some(text) = new_settings {
@@ -210,6 +219,7 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
     let step = ui.step(text!(ui, "waiting until they are ready", "正在等待服务就绪"));
     let began = Instant::now();
     let mut waiting: Vec<Service> = SERVICES.to_vec();
+    let blocked = format!("{SOCKETS_NEED}: {BLOCKED}");
     while !waiting.is_empty() {
         let states = join_all(waiting.iter().map(|service| readiness(engine, stack, *service))).await;
         let mut still = Vec::new();
@@ -219,7 +229,6 @@ async fn start(stack: &Stack, engine: &Engine, compose: &Compose, timeout: Durat
                 Readiness::Ready => {
                     let seconds = began.elapsed().as_secs_f32();
                     step.line(text!(ui, "  {name} is ready ({seconds:.1} s)", "  {name} 已就绪({seconds:.1} 秒)"));
-    let blocked = format!("{SOCKETS_NEED}: {BLOCKED}");
                 }
                 // The settings will not get better by waiting.
                 Readiness::Ended(2) => return Err(explain(engine, stack, service, "a setting is unusable").await),

@@ -45,6 +45,8 @@ use victims::{Deploy, Victim};
 
 pub use field::sweep;
 
+/// The rows that meet nobody but this stack on the network of instances that have one: only these are tried there.
+const NEAR: [&str; 5] = ["interfaces", "services", "raw_sockets", "packet_sockets", "abstract_sockets"];
 /// The package, the program and the image.
 const PROGRAM: &str = "attack";
 
@@ -146,7 +148,7 @@ async fn on_field(field: &Field<'_>, options: &Attack, ui: &Ui) -> anyhow::Resul
     .await;
     let lines = result?;
     removed.context("removing the two instances")?;
-    Ok(Table::new(lines, options.without.map(Without::name)))
+    Ok(Table::new(lines, options.without.map(Without::name), hostile.is_shared()))
 }
 
 async fn on_victims(
@@ -169,24 +171,35 @@ async fn on_victims(
         bail!("there is no row {other}: {}", known.join(", "));
     }
     rows.retain(|row| wanted(row.id));
+    // In the order in which they are tried.
+    rows.sort_by_key(|row| !NEAR.contains(&row.id));
 
     let step = ui.step(text!(ui, "attacking from inside, and its control", "正在从内部攻击,并做对照"));
     let world = World { ports: facts.ports(), abstract_name: facts.abstract_name.clone() };
     field.world(&world, &facts.ids[0], &routes(hostile)?, hostile.uid()?).await?;
-    let inside = Plan {
-        prepare: Vec::new(),
-        attempts: rows.iter().flat_map(|row| row.tried.iter().chain(&row.allowed_here).cloned()).collect(),
-    };
     let outside = Plan {
         prepare: rows::prepared(&rows, &facts),
         attempts: rows.iter().flat_map(|row| row.allowed.iter().cloned()).collect(),
     };
-    let mut body = hostile.hostile(field, &["try", &serde_json::to_string(&inside)?]);
+    let shared = hostile.is_shared();
+    let told = |plan: &Plan| anyhow::Ok(hostile.hostile(field, &["try", &serde_json::to_string(plan)?]));
+    let (near, far) = inside_plans(&rows, shared);
+    let mut body = told(&far)?;
     if let Some(without) = without {
         take_away(field, honest, without, &mut body);
     }
+    if shared {
+        // Its real network leads to whatever this host reaches, which is not ours to ask.
+        take_away(field, honest, Without::Network, &mut body);
+    }
     let (tried, allowed) = tokio::try_join!(
-        field.try_all("hostile", body, &inside),
+        async {
+            let mut tried = field.try_all("hostile", body, &far).await?;
+            if !near.attempts.is_empty() {
+                tried.splice(..0, field.try_all("hostile", told(&near)?, &near).await?);
+            }
+            Ok(tried)
+        },
         field.try_all("control", field.control(&outside, facts.tmp)?, &outside)
     )?;
     let mut lines = judged(&rows, &tried, &allowed);
@@ -211,6 +224,16 @@ async fn on_victims(
     }
     step.done(text!(ui, "attacked with socket, log and folders", "套接字、日志与目录攻击完成"));
     Ok(lines)
+}
+
+/// What is tried from inside: on the network that a shared instance has, and elsewhere. The former rows come first.
+fn inside_plans(rows: &[Row], shared: bool) -> (Plan, Plan) {
+    let (near, far): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| shared && NEAR.contains(&row.id));
+    let plan = |rows: Vec<&Row>| Plan {
+        prepare: Vec::new(),
+        attempts: rows.iter().flat_map(|row| row.tried.iter().chain(&row.allowed_here).cloned()).collect(),
+    };
+    (plan(near), plan(far))
 }
 
 fn judged(rows: &[Row], mut tried: &[Option<::attack::Report>], mut allowed: &[Option<::attack::Report>]) -> Vec<Line> {

@@ -52,16 +52,18 @@ pub struct Table {
     /// The defence that was taken away, if one was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub without: Option<&'static str>,
+    /// Whether instances have a network: `BEAVER_ISOLATION=shared`.
+    pub shared: bool,
     /// The rows.
     pub rows: Vec<Line>,
 }
 
 impl Table {
     /// Puts the rows together.
-    pub fn new(rows: Vec<Line>, without: Option<&'static str>) -> Self {
+    pub fn new(rows: Vec<Line>, without: Option<&'static str>, shared: bool) -> Self {
         // Nothing shown is nothing held.
         let verdict = rows.iter().map(|row| row.verdict).max().unwrap_or(Verdict::NotTried);
-        Self { verdict, without, rows }
+        Self { verdict, without, shared, rows }
     }
 
     /// Prints it, for people.
@@ -95,6 +97,17 @@ impl Table {
                 "共 {all} 项,{held} 项守住,{through} 项被突破,{untried} 项未能验证。"
             )
         );
+        if self.shared {
+            println!(
+                "{}",
+                crate::text!(
+                    ui,
+                    "BEAVER_ISOLATION=shared gives workspaces a network: the services were tried on it, every other address in \
+                     one of this command's own, whose addresses stand for those.",
+                    "BEAVER_ISOLATION=shared 让工作区接在网络上:四个服务在该网络上实测,其余地址用本命令自建网络里的同名地址代替。"
+                )
+            );
+        }
         for row in self.rows.iter().filter(|row| row.verdict != Verdict::Held) {
             println!("{}: {} | {}", row.id, row.happened, row.control);
         }
@@ -189,11 +202,11 @@ mod tests {
         let held = || judge(&row(), &reports(&[Refused, Refused]), &reports(&[Done]));
         let untried = || judge(&row(), &reports(&[Refused, Refused]), &reports(&[Refused]));
         let through = || judge(&row(), &reports(&[Done, Done]), &reports(&[Done]));
-        assert_eq!(Table::new(vec![held(), held()], None).verdict, Verdict::Held);
-        assert_eq!(Table::new(vec![held(), untried()], None).verdict, Verdict::NotTried);
-        assert_eq!(Table::new(vec![untried(), through(), held()], None).verdict, Verdict::GotThrough);
-        assert_eq!(Table::new(Vec::new(), None).verdict, Verdict::NotTried);
-        let json = serde_json::to_value(Table::new(vec![held()], None)).unwrap();
+        assert_eq!(Table::new(vec![held(), held()], None, false).verdict, Verdict::Held);
+        assert_eq!(Table::new(vec![held(), untried()], None, false).verdict, Verdict::NotTried);
+        assert_eq!(Table::new(vec![untried(), through(), held()], None, false).verdict, Verdict::GotThrough);
+        assert_eq!(Table::new(Vec::new(), None, false).verdict, Verdict::NotTried);
+        let json = serde_json::to_value(Table::new(vec![held()], None, false)).unwrap();
         assert_eq!((&json["verdict"], &json["rows"][0]["what"]), (&"held".into(), &"a".into()));
     }
 }

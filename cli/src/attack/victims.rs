@@ -50,6 +50,11 @@ impl Victim {
         user.split(':').next().unwrap_or_default().parse().with_context(|| format!("it runs as {user:?}"))
     }
 
+    /// Whether it has a network, which `BEAVER_ISOLATION=shared` gives it.
+    pub fn is_shared(&self) -> bool {
+        self.host_config().network_mode.is_some_and(|mode| mode != "none")
+    }
+
     /// What its container is on the host.
     pub fn host_config(&self) -> HostConfig {
         self.body.host_config.clone().unwrap_or_default()

@@ -149,13 +149,7 @@ mod tests {
                 "seccomp-profile",
             ),
             (SystemInfo { memory_limit: Some(false), ..engine(&[]) }, None, false, false, "cannot limit memory"),
-            (
-                SystemInfo { operating_system: Some("Docker Desktop".into()), ..engine(&[]) },
-                None,
-                false,
-                true,
-                "/mnt",
-            ),
+            (SystemInfo { operating_system: Some("Docker Desktop".into()), ..engine(&[]) }, None, false, true, "/mnt"),
         ];
         for (engine, selinux, apparmor, ok, word) in cases {
             let found = lines(&Surroundings { engine, selinux, apparmor });

@@ -175,7 +175,9 @@ impl EngineConfig {
         };
         let host = env.optional("DOCKER_HOST").unwrap_or_else(|| "unix:///var/run/docker.sock".into());
         let Some(docker_socket) = host.strip_prefix("unix://").filter(|path| path.starts_with('/')) else {
-            return Err(invalid("DOCKER_HOST", format!("{host} is not unix:// and an absolute path")));
+            // TLS or ssh would not help: what is shared with containers are folders and Unix sockets of this host.
+            let why = "instances share folders and Unix sockets with this host, so only its own engine can run them";
+            return Err(invalid("DOCKER_HOST", format!("{host} is not unix:// and an absolute path, and {why}")));
         };
         let prefix = env.string("BEAVER_PREFIX")?;
         // It goes into container names, whose grammar is Docker's.
@@ -191,19 +193,26 @@ impl EngineConfig {
             kind,
             prefix,
             docker_socket: docker_socket.into(),
+            network: network(env)?,
             image: env.string("BEAVER_INSTANCE_IMAGE")?,
             command: env.string("BEAVER_INSTANCE_COMMAND")?.split_whitespace().map(str::to_owned).collect(),
-            network: network(env)?,
             shim: std::env::current_exe().map(|program| program.with_file_name(shim::FILE)).unwrap_or_default(),
             shim_folder: data_dir.join("deploy-control").join("shim"),
             uid_base,
+            passage_timeout: Duration::from_secs(20),
             log: [("BEAVER_LOG", env.string("BEAVER_LOG")?), ("BEAVER_LOG_FORMAT", env.string("BEAVER_LOG_FORMAT")?)],
         })
-            passage_timeout: Duration::from_secs(20),
     }
 }
 
-            passage_timeout: Duration::from_secs(20),
+fn network(env: &Env) -> Result<Option<String>, Error> {
+    match env.string("BEAVER_ISOLATION")?.as_str() {
+        "sockets" => Ok(None),
+        "shared" => env.string("BEAVER_NET").map(Some),
+        other => Err(invalid("BEAVER_ISOLATION", format!("{other} is neither sockets nor shared"))),
+    }
+}
+
 fn limits(env: &Env) -> Result<Limits, Error> {
     let cpus: f64 = env.parse("BEAVER_INSTANCE_CPUS")?;
     if !(cpus.is_finite() && (0.01..=1024.0).contains(&cpus)) {
@@ -267,7 +276,9 @@ mod tests {
     #[test]
     fn defaults_are_enough_once_there_are_secrets() {
         let config = Config::from_env(&env()).unwrap();
-        assert_eq!(config.engine.kind, EngineKind::Docker);
+        assert_eq!((config.engine.kind, config.engine.network), (EngineKind::Docker, None));
+        let shared = Config::from_env(&env().with("BEAVER_ISOLATION", "shared").with("BEAVER_NET", "edge")).unwrap();
+        assert_eq!(shared.engine.network.as_deref(), Some("edge"));
         let limits = Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128, tmp_bytes: 64 << 20 };
         assert_eq!((config.plans.limits, config.plans.default.is_workspace()), (limits, true));
         assert_eq!(config.plans.file, config.data_dir.join("deploy-control/plans.toml"));
@@ -284,7 +295,10 @@ mod tests {
         for (key, value) in [
             ("BEAVER_ENGINE", "swarm"),
             ("DOCKER_HOST", "tcp://127.0.0.1:2375"),
+            ("DOCKER_HOST", "ssh://root@192.0.2.1"),
+            ("DOCKER_HOST", "unix://docker.sock"),
             ("BEAVER_PREFIX", "Beaver"),
+            ("BEAVER_ISOLATION", "none"),
             ("BEAVER_INSTANCE_CPUS", "NaN"),
             ("BEAVER_INSTANCE_PIDS", "0"),
             ("BEAVER_INSTANCE_DISK_MB", "-1"),
@@ -295,8 +309,6 @@ mod tests {
         ] {
             let error = Config::from_env(&env().with(key, value)).err().expect(key).to_string();
             assert!(error.starts_with(key), "{error}");
-            ("DOCKER_HOST", "ssh://root@192.0.2.1"),
-            ("DOCKER_HOST", "unix://docker.sock"),
         }
     }
 }

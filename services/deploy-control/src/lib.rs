@@ -134,6 +134,13 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error.into()),
     }
+    if let Some(network) = &config.engine.network {
+        tracing::warn!(
+            network,
+            "BEAVER_ISOLATION=shared: every instance reaches the services, its neighbours, this host and all that the host \
+             reaches; no rule holds what it sends there. Without that setting an instance has no network"
+        );
+    }
     // Bound before anything works: two of us on one registry would undo each other's steps.
     let listener =
         TcpListener::bind(&config.listen).await.with_context(|| format!("DEPLOY_LISTEN={}", config.listen))?;
@@ -185,6 +192,7 @@ fn health(registry: &registry::Registry, engine: &Arc<dyn Engine>, gate: passage
             let engine = engine.clone();
             async move { engine.capabilities().await.map(drop).map_err(|error| error.to_string()) }
         })
+        .need(SOCKETS_NEED, move || std::future::ready(gate.need()))
 }
 
 /// An error and its causes, on one line: for logs.
@@ -192,7 +200,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        .need(SOCKETS_NEED, move || std::future::ready(gate.need()))
         text.push_str(": ");
         text.push_str(&inner.to_string());
         cause = inner.source();

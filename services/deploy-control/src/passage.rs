@@ -145,8 +145,12 @@ impl Keeper {
             return;
         }
         match &state {
-            State::Blocked(why) => tracing::error!("sockets do not pass the border of a container; instances wait: {why}"),
-            State::NotTried(why) => tracing::warn!(why, "whether sockets pass the border of a container cannot be tried"),
+            State::Blocked(why) => {
+                tracing::error!("sockets do not pass the border of a container; instances wait: {why}")
+            }
+            State::NotTried(why) => {
+                tracing::warn!(why, "whether sockets pass the border of a container cannot be tried")
+            }
             _ => tracing::info!("sockets pass the border of a container"),
         }
         reconciler.nudge_waiting().await;

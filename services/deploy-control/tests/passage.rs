@@ -117,7 +117,10 @@ async fn while_sockets_do_not_pass_nothing_is_started_and_it_goes_on_by_itself()
     host.build_image_with("/instance", "ENV TEST_PROBE=silent").await;
     let (service, alice) = (start(&host).await, Person::named("alice"));
     let said = until(&service, "blocked: ").await;
-    assert!(said.contains("nothing came through") && said.contains("BEAVER_DATA_DIR") && !said.contains('\n'), "{said}");
+    assert!(
+        said.contains("nothing came through") && said.contains("BEAVER_DATA_DIR") && !said.contains('\n'),
+        "{said}"
+    );
     service.register(&alice).await;
     let waits = |instance: &contracts::deploy::Instance| {
         instance.error.as_ref().is_some_and(|error| error.code == "sockets_blocked")

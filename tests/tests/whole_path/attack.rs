@@ -111,6 +111,47 @@ async fn shows(stack: &Stack, defence: &str, rows: &[&str]) -> anyhow::Result<()
     Ok(())
 }
 
+/// As people who cannot do without a network have it: the table says what that gives up, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_for_instances_gives_up_what_the_table_says() {
+    if engine::required_or_none("attacks on instances with a network").await.is_none() {
+        return;
+    }
+    let stack = Stack::up("shared", Engine::Docker, &[("BEAVER_ISOLATION", "shared")]).await.unwrap();
+    let mut steps = Steps::new("shared isolation");
+    let result = async {
+        let said = stack.beaver(&["up", "--no-build"]).await?;
+        let warned = String::from_utf8_lossy(&said.stderr).contains("! BEAVER_ISOLATION=shared");
+        steps
+            .check("up warns of it", async {
+                ensure!(warned, "{said:?}");
+                Ok(())
+            })
+            .await;
+        steps.check("the table says what that gives up", gives_up(&stack)).await;
+        Ok(())
+    }
+    .await;
+    report(&stack, result.is_err() || steps.failures() > 0).await;
+    let purged = stack.purge().await;
+    steps.end(result.and(purged)).unwrap();
+}
+
+async fn gives_up(stack: &Stack) -> anyhow::Result<()> {
+    let through = ["interfaces", "services", "host", "lan", "metadata", "dns"];
+    let held = ["raw_sockets", "abstract_sockets", "egress_services", "egress_lan", "others_folders", "capabilities"];
+    let only = [through, held].concat().join(",");
+    let (code, table) = attack(stack, &["--only", &only]).await?;
+    ensure!(code == GOT_THROUGH && table["shared"] == true, "{code}: {table:#}");
+    for (rows, verdict) in [(through, "got_through"), (held, "held")] {
+        for row in rows {
+            let told = table["rows"].as_array().and_then(|all| all.iter().find(|told| told["id"] == row));
+            ensure!(told.is_some_and(|told| told["verdict"] == verdict), "{row} is not {verdict}: {told:#?}");
+        }
+    }
+    Ok(())
+}
+
 async fn unknown(stack: &Stack) -> anyhow::Result<()> {
     let output = stack.beaver(&["attack", "--no-build", "--only", "nothing"]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

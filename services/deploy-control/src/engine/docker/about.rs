@@ -32,7 +32,10 @@ pub fn refusal(info: &SystemInfo) -> Option<String> {
         }
         (false, _) => "boot the host's kernel with these control groups (cgroup_enable=memory)",
     };
-    Some(format!("the engine cannot limit {}, so that one instance could take the whole host: {cure}", missing.join(", ")))
+    Some(format!(
+        "the engine cannot limit {}, so that one instance could take the whole host: {cure}",
+        missing.join(", ")
+    ))
 }
 
 #[cfg(test)]

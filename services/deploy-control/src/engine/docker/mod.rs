@@ -44,31 +44,34 @@ const BEING_MADE: Duration = Duration::from_millis(20);
 pub struct Docker {
     socket: PathBuf,
     prefix: String,
+    /// The network that instances are on; none as a rule.
+    network: Option<String>,
     image: String,
     /// The shim's file, and where it is put for containers.
     shim: (PathBuf, PathBuf),
     client: OnceCell<bollard::Docker>,
     images: Mutex<Images>,
     shim_put: OnceCell<PathBuf>,
-}
-
     /// How long a byte may take through a probe.
     passage_timeout: Duration,
+}
+
 impl Docker {
     /// The engine behind the configured socket. Nothing is asked yet.
     pub fn new(config: &EngineConfig) -> Self {
         Self {
             socket: config.docker_socket.clone(),
             prefix: config.prefix.clone(),
+            network: config.network.clone(),
             image: config.image.clone(),
             shim: (config.shim.clone(), config.shim_folder.clone()),
             client: OnceCell::new(),
             images: Mutex::default(),
             shim_put: OnceCell::new(),
+            passage_timeout: config.passage_timeout,
         }
     }
 
-            passage_timeout: config.passage_timeout,
     /// The client, its API version agreed on. It connects anew for each call, so it outlives a restart of the engine.
     async fn client(&self) -> Result<&bollard::Docker, EngineError> {
         const TRIED: &str = "connecting to Docker";
@@ -130,17 +133,34 @@ impl Docker {
         Ok(Some(found))
     }
 
+    async fn network_id(&self, name: &str) -> Result<String, EngineError> {
+        let tried = format!("looking for the network {name}");
+        match within(ASK, &tried, self.client().await?.inspect_network(name, None)).await {
+            Ok(found) => Ok(found.id.unwrap_or_default()),
+            // No image is missing.
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                Err(EngineError::new(ErrorKind::Rejected, tried).because(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn body(&self, spec: &InstanceSpec) -> Result<(bollard::models::ContainerCreateBody, String), EngineError> {
         let name = match &spec.program {
             Program::Workspace => &self.image,
             Program::Image(program) => &program.image,
         };
         let image = self.image(name).await?;
-        let mut body = spec::container(spec, &self.prefix, name);
+        let mut body = spec::container(spec, &self.prefix, name, self.network.as_deref());
         if let Program::Image(program) = &spec.program {
             spec::behind_the_shim(&mut body, program, &image, self.shim().await?, spec.limits.tmp_bytes);
         }
-        let fingerprint = spec::fingerprint(&body, &image.id)
+        let made_from = match &self.network {
+            // A container finds a network by its id: one that was made anew under the name is another.
+            Some(network) => format!("{} {}", image.id, self.network_id(network).await?),
+            None => image.id,
+        };
+        let fingerprint = spec::fingerprint(&body, &made_from)
             .map_err(|error| EngineError::new(ErrorKind::Rejected, "writing the specification").because(error))?;
         Ok((body, fingerprint))
     }
@@ -150,7 +170,14 @@ impl Docker {
 impl Engine for Docker {
     async fn capabilities(&self) -> Result<Capabilities, EngineError> {
         let version = within(ASK, "asking Docker for its version", self.client().await?.version()).await?;
-        Ok(Capabilities { name: "docker", version: version.version.unwrap_or_default(), isolates: true })
+        if let Some(why) = about::refusal(&self.info().await?) {
+            return Err(EngineError::new(ErrorKind::Rejected, why));
+        }
+        Ok(Capabilities {
+            name: "docker",
+            version: version.version.unwrap_or_default(),
+            isolates: self.network.is_none(),
+        })
     }
 
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
@@ -254,6 +281,18 @@ impl Engine for Docker {
         }
     }
 
+    async fn border(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        self.border_of(spec).await.map(Some)
+    }
+
+    async fn try_passage(&self, spec: &InstanceSpec) -> Result<Passage, EngineError> {
+        self.probe(spec).await
+    }
+
+    async fn end_passage(&self) -> Result<(), EngineError> {
+        self.sweep_probes().await
+    }
+
     async fn watch(&self) -> Result<BoxStream<'static, Hint>, EngineError> {
         let client = self.client().await?.clone();
         // The stream tells of nothing until something happens: find out first whether there is an engine.
@@ -277,18 +316,6 @@ fn events(
     client: bollard::Docker,
     options: bollard::query_parameters::EventsOptions,
 ) -> impl futures_util::Stream<Item = Hint> + Send + 'static {
-    async fn border(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
-        self.border_of(spec).await.map(Some)
-    }
-
-    async fn try_passage(&self, spec: &InstanceSpec) -> Result<Passage, EngineError> {
-        self.probe(spec).await
-    }
-
-    async fn end_passage(&self) -> Result<(), EngineError> {
-        self.sweep_probes().await
-    }
-
     let (to, from) = tokio::sync::mpsc::channel(256);
     tokio::spawn(async move {
         let mut events = std::pin::pin!(client.events(Some(options)));

@@ -31,8 +31,9 @@ pub(super) const STOP_TIMEOUT_S: i32 = 10;
 /// Where the shim is in a container.
 const SHIM: &str = "/.beaver/shim";
 
-/// A container for this instance, without the labels that are no part of what it is.
-pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> ContainerCreateBody {
+/// A container for this instance, without the labels that are no part of what it is. Its sockets are the same with a network
+/// and without.
+pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str, network: Option<&str>) -> ContainerCreateBody {
     let user = spec.uid.map(|uid| format!("{uid}:{uid}"));
     let mut env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut mounts = vec![
@@ -63,7 +64,7 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str) -> Contai
         stop_timeout: Some(STOP_TIMEOUT_S.into()),
         host_config: Some(HostConfig {
             // Everything in and out goes through sockets in the mounted folders.
-            network_mode: Some("none".into()),
+            network_mode: Some(network.unwrap_or("none").into()),
             mounts: Some(mounts),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".into()]),
@@ -130,10 +131,10 @@ fn is_ours(path: &str) -> bool {
 }
 
 /// What tells two makings of a container apart. The image by its id, since a tag moves.
-pub(super) fn fingerprint(body: &ContainerCreateBody, image_id: &str) -> Result<String, serde_json::Error> {
+pub(super) fn fingerprint(body: &ContainerCreateBody, made_from: &str) -> Result<String, serde_json::Error> {
     // By way of a value, whose maps are sorted: the same body is the same text.
     let text = serde_json::to_value(body)?.to_string();
-    let digest = Sha256::new().chain_update(image_id).chain_update([0]).chain_update(text).finalize();
+    let digest = Sha256::new().chain_update(made_from).chain_update([0]).chain_update(text).finalize();
     Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
 

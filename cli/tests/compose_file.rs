@@ -40,6 +40,7 @@ struct Service {
     #[serde(default)]
     cap_add: Vec<String>,
     security_opt: Vec<String>,
+    userns_mode: String,
     mem_limit: String,
     pids_limit: u32,
     #[serde(default)]
@@ -118,6 +119,8 @@ fn a_secret_is_in_no_environment_and_each_service_sees_its_own_files_alone() {
 fn everything_is_hardened_and_only_the_public_parts_are_published() {
     for (name, service) in file().services {
         assert!(service.read_only && service.cap_drop == ["ALL"], "{name}");
+        // What they share with the host has the host's ids.
+        assert_eq!(service.userns_mode, "host", "{name}");
         // SELinux lets nobody but these reach the sockets of instances and of the engine.
         let beside = matches!(name.as_str(), "deploy-control" | "router-proxy");
         let expected = ["no-new-privileges:true", "label=disable"];

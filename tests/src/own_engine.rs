@@ -29,6 +29,41 @@ pub struct OwnEngine {
     containerd: Child,
     dockerd: Option<Child>,
     relays: Vec<oneshot::Sender<()>>,
+    /// What of this host's files it needed.
+    _ids: Option<SubordinateIds>,
+}
+
+/// Ids for an engine that shifts those of containers, in the files where it looks for them; taken out again when dropped,
+/// unless they were there before.
+struct SubordinateIds(Vec<&'static str>);
+
+impl SubordinateIds {
+    /// Whose they are.
+    const USER: &str = "nobody";
+    const LINE: &str = "nobody:100000:65536";
+
+    fn ensure() -> anyhow::Result<Self> {
+        let mut this = Self(Vec::new());
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            let there = fs::read_to_string(file).unwrap_or_default();
+            if !there.lines().any(|line| line.starts_with("nobody:")) {
+                fs::write(file, format!("{}\n{}", there.trim_end(), Self::LINE).trim_start().to_owned() + "\n")?;
+                this.0.push(file);
+            }
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for SubordinateIds {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let there = fs::read_to_string(file).unwrap_or_default();
+            let rest: String =
+                there.lines().filter(|line| *line != Self::LINE).map(|line| format!("{line}\n")).collect();
+            let _ = fs::write(file, rest);
+        }
+    }
 }
 
 impl OwnEngine {
@@ -46,6 +81,20 @@ impl OwnEngine {
     /// # Errors
     /// As [`OwnEngine::start`].
     pub async fn start_with(name: &str, settings: &serde_json::Value) -> anyhow::Result<Self> {
+        Self::begin(name, settings.clone(), None).await
+    }
+
+    /// As [`OwnEngine::start`], one that shifts the user ids of containers (`userns-remap`). Needs lines in `/etc/subuid` and
+    /// `/etc/subgid`, which are there for as long as it is.
+    ///
+    /// # Errors
+    /// As [`OwnEngine::start`].
+    pub async fn start_with_shifted_ids(name: &str) -> anyhow::Result<Self> {
+        let ids = SubordinateIds::ensure()?;
+        Self::begin(name, serde_json::json!({ "userns-remap": SubordinateIds::USER }), Some(ids)).await
+    }
+
+    async fn begin(name: &str, mut daemon: serde_json::Value, ids: Option<SubordinateIds>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("beaver-engine-").tempdir()?;
         let at = |file: &str| dir.path().join(file);
         let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status().await;
@@ -56,7 +105,6 @@ impl OwnEngine {
         .await?;
         // What fits the host's engine fits this one: some file systems know only one storage driver.
         let driver = crate::engine::connect().await?.info().await?.driver.unwrap_or_else(|| "vfs".into());
-        let mut daemon = settings.clone();
         daemon["storage-driver"] = driver.into();
         fs::write(at("daemon.json"), daemon.to_string())?;
         fs::write(at("containerd.toml"), "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
@@ -80,7 +128,7 @@ impl OwnEngine {
             anyhow::Ok(at("containerd.sock").exists().then_some(()))
         })
         .await?;
-        let mut this = Self { name: name.to_owned(), containerd, dockerd: None, relays: Vec::new(), dir };
+        let mut this = Self { name: name.to_owned(), containerd, dockerd: None, relays: Vec::new(), dir, _ids: ids };
         this.start_again().await?;
         Ok(this)
     }

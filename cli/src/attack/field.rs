@@ -333,6 +333,8 @@ impl Field<'_> {
         let host_config = HostConfig {
             network_mode: Some(self.in_the_world()),
             mounts: Some(vec![self.world_mount(WORLD_DATA, true)]),
+            // Where user ids are shifted, root in a container is nobody outside of it.
+            userns_mode: Some("host".into()),
             // Not privileged as a whole, which some engines cannot give: what its attempts need.
             cap_add: Some(["SYS_ADMIN", "SYS_MODULE", "SYSLOG"].map(str::to_owned).to_vec()),
             security_opt: Some(["seccomp=unconfined", "apparmor=unconfined"].map(str::to_owned).to_vec()),

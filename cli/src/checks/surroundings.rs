@@ -3,7 +3,7 @@
 use std::fs;
 
 use bollard::models::SystemInfo;
-use deploy_control::engine::docker::about::{has_option, is_rootless, refusal};
+use deploy_control::engine::docker::about::{has_option, id_shift, is_rootless, refusal};
 
 use super::Finding;
 use crate::{text, ui::Ui};
@@ -45,6 +45,14 @@ impl Surroundings {
                 ui,
                 "the engine is a rootless one: root in a container is you on this host",
                 "引擎是 rootless 的:容器里的 root 就是主机上的你"
+            )));
+        }
+        if let Ok(shift @ 1..) = id_shift(&self.engine) {
+            findings.push(Finding::good(text!(
+                ui,
+                "the engine shifts the user ids of containers by {shift} (userns-remap): workspaces have theirs shifted; the \
+                 services run without, since they share folders and the engine's socket with this host",
+                "引擎把容器的用户号平移 {shift}(userns-remap):工作区照此平移;四个服务不平移,因为它们要和主机共用目录与引擎套接字"
             )));
         }
         if self.engine.operating_system.as_deref().is_some_and(|name| name.contains("Docker Desktop")) {
@@ -149,6 +157,14 @@ mod tests {
                 "seccomp-profile",
             ),
             (SystemInfo { memory_limit: Some(false), ..engine(&[]) }, None, false, false, "cannot limit memory"),
+            (
+                SystemInfo { docker_root_dir: Some("/d/100000.100000".into()), ..engine(&["name=userns"]) },
+                None,
+                false,
+                true,
+                "by 100000",
+            ),
+            (engine(&["name=userns"]), None, false, false, "/etc/subuid"),
             (SystemInfo { operating_system: Some("Docker Desktop".into()), ..engine(&[]) }, None, false, true, "/mnt"),
         ];
         for (engine, selinux, apparmor, ok, word) in cases {

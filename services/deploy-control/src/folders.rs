@@ -7,7 +7,13 @@
 //! With the docker engine (as root) everything has the owner it needs; with the process engine everything belongs to the
 //! one user there is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use beneath::Root;
 use contracts::{
@@ -100,6 +106,8 @@ pub struct Folders {
     instances: Root,
     /// Whether each instance's folders are given to its own user; else they stay this process's.
     own_users: bool,
+    /// By how much an instance's user id is another one on this host; see [`Folders::shift_ids`].
+    shift: Arc<AtomicU32>,
     settings: InstanceSettings,
     turns: Turns,
 }
@@ -121,6 +129,7 @@ impl Folders {
             run: root.dir("run")?,
             instances: root.dir("instances")?,
             own_users,
+            shift: Arc::default(),
             settings,
             turns: Turns::default(),
         })
@@ -129,6 +138,20 @@ impl Folders {
     /// The instance's user id; `None` when it runs as this process does.
     pub fn uid(&self, row: &Row) -> Option<u32> {
         self.own_users.then_some(row.uid)
+    }
+
+    /// Gives folders to instances' user ids as they are on this host: so much more than in their containers.
+    pub fn shift_ids(&self, shift: u32) {
+        self.shift.store(shift, Ordering::SeqCst);
+    }
+
+    /// The user and group id on this host of the instance's files.
+    fn owner(&self, row: &Row) -> Option<u32> {
+        self.uid(row).map(|uid| self.on_host(uid))
+    }
+
+    fn on_host(&self, uid: u32) -> u32 {
+        uid.saturating_add(self.shift.load(Ordering::SeqCst))
     }
 
     /// The instance's own origin.
@@ -151,7 +174,12 @@ impl Folders {
             let mut greatest = None;
             for entry in this.instances.list("", MAX_INSTANCES)? {
                 match this.instances.meta(Path::new(&entry.name).join("data")) {
-                    Ok(meta) if UIDS.contains(&meta.owner.0) => greatest = greatest.max(Some(meta.owner.0)),
+                    Ok(meta) if UIDS.contains(&meta.owner.0) => {
+                        let shifted = meta.owner.0.checked_sub(this.shift.load(Ordering::SeqCst));
+                        // One from before ids were shifted is smaller, and is what it is.
+                        let uid = shifted.filter(|uid| UIDS.contains(uid)).unwrap_or(meta.owner.0);
+                        greatest = greatest.max(Some(uid));
+                    }
                     // Nobody's: not there, or still root's.
                     Ok(_) | Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -208,7 +236,7 @@ impl Folders {
         blocking(move || {
             this.run.remove_tree(PROBE)?;
             this.run.create_dir(PROBE, 0o755, None)?;
-            for (name, mode, owner, _) in kinds(this.own_users.then_some(uid)) {
+            for (name, mode, owner, _) in kinds(this.own_users.then_some(this.on_host(uid))) {
                 this.run.create_dir(format!("{PROBE}/{name}"), mode, owner)?;
             }
             let at = |name| this.data_dir.join("run").join(PROBE).join(name);
@@ -231,7 +259,7 @@ impl Folders {
     /// The four folders, and what each must be.
     fn folders(&self, row: &Row) -> impl Iterator<Item = Folder<'_>> {
         let id = row.id;
-        kinds(self.uid(row)).into_iter().map(move |(name, mode, owner, theirs)| Folder {
+        kinds(self.owner(row)).into_iter().map(move |(name, mode, owner, theirs)| Folder {
             root: if ["in", "out"].contains(&name) { &self.run } else { &self.instances },
             path: format!("{id}/{name}"),
             mode,
@@ -260,7 +288,7 @@ impl Folders {
 
     /// Gives the instance all of its data, when a look at it finds something that is another's.
     fn give_data(&self, row: &Row) -> Result<(), Error> {
-        let Some(uid) = self.uid(row) else { return Ok(()) };
+        let Some(uid) = self.owner(row) else { return Ok(()) };
         let (path, owner) = (format!("{}/data", row.id), (uid, uid));
         if !self.instances.is_owned_by(&path, owner, LOOKED_AT)? {
             tracing::info!(instance = %row.id, uid, "its data is somebody else's, as after a restore; it is given back");
@@ -297,7 +325,7 @@ impl Folders {
 
     /// Whether a look at the instance's data finds nothing that is another's.
     fn owns_data(&self, row: &Row) -> Result<bool, Error> {
-        let Some(uid) = self.uid(row) else { return Ok(true) };
+        let Some(uid) = self.owner(row) else { return Ok(true) };
         match self.instances.is_owned_by(format!("{}/data", row.id), (uid, uid), LOOKED_AT) {
             // Then there is nothing to give.
             Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => Ok(true),
@@ -307,7 +335,7 @@ impl Folders {
 
     /// Whether the current configuration is the instance's to read, and nobody else's.
     fn can_read_config(&self, row: &Row) -> Result<bool, Error> {
-        let Some(uid) = self.uid(row) else { return Ok(true) };
+        let Some(uid) = self.owner(row) else { return Ok(true) };
         let meta = self.instances.meta(format!("{}/config/config.json", row.id))?;
         Ok(meta.owner == (uid, uid) && meta.mode == CONFIG_MODE)
     }
@@ -467,7 +495,7 @@ impl Folders {
     }
 
     fn write(&self, row: &Row, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let owner = self.uid(row).map(|uid| (uid, uid));
+        let owner = self.owner(row).map(|uid| (uid, uid));
         Ok(self.instances.write_atomic(format!("{}/config/{name}", row.id), bytes, CONFIG_MODE, owner)?)
     }
 

@@ -62,6 +62,10 @@ impl Service {
             .with_context(|| format!("BEAVER_DATA_DIR: cannot use {}", config.data_dir.display()))?;
         let store = Store::open(&config.database, &registry::MIGRATOR).await?;
         let registry = registry::Registry::open(store, clock, config.engine.uid_base).await?;
+        // An engine that is away says it later, before anything is made.
+        if let Ok(shift) = engine.id_shift().await {
+            folders.shift_ids(shift);
+        }
         // A registry that was restored from before may not know everybody whose files are here.
         if let Some(uid) = folders.greatest_uid().await.context("BEAVER_DATA_DIR: cannot read instances")? {
             registry.pass_over_uid(uid).await?;

@@ -16,6 +16,7 @@ mod process;
 mod programs;
 mod progress;
 mod sdk;
+mod shifted_ids;
 mod strangers;
 mod tools;
 

@@ -256,6 +256,15 @@ pub trait Engine: Send + Sync + 'static {
         true
     }
 
+    /// By how much a unit's user id is another one outside of it.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`; `Rejected` when it cannot be told.
+    async fn id_shift(&self) -> Result<u32, EngineError> {
+        Ok(0)
+    }
+
     /// What it depends on whether the sockets in a unit's folders are reached from both sides of its border; `None` where
     /// there is no border. With another answer than before it is to be tried again.
     ///

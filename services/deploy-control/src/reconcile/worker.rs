@@ -218,7 +218,14 @@ impl Worker<'_> {
     async fn observe(&self, row: &Row) -> Result<Observed, Failure> {
         // After a start every instance is looked at: not all at once.
         let _turn = self.inner.looks.acquire().await;
-        let folders = async { Ok(self.inner.parts.folders.observe(row).await?) };
+        let parts = &self.inner.parts;
+        match parts.engine.id_shift().await {
+            Ok(shift) => parts.folders.shift_ids(shift),
+            // It cannot be asked for the unit either.
+            Err(error) if error.kind == ErrorKind::Unavailable => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folders = async { Ok(parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), folders)?;
         let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
         Ok(Observed { unit, folders: folders.complete, owned: folders.owned, config })

@@ -52,6 +52,8 @@ pub struct Docker {
     client: OnceCell<bollard::Docker>,
     images: Mutex<Images>,
     shim_put: OnceCell<PathBuf>,
+    /// By how much ids are shifted.
+    shift: OnceCell<u32>,
     /// How long a byte may take through a probe.
     passage_timeout: Duration,
 }
@@ -68,6 +70,7 @@ impl Docker {
             client: OnceCell::new(),
             images: Mutex::default(),
             shim_put: OnceCell::new(),
+            shift: OnceCell::new(),
             passage_timeout: config.passage_timeout,
         }
     }
@@ -279,6 +282,12 @@ impl Engine for Docker {
             Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
             outcome => gone_is_fine(outcome),
         }
+    }
+
+    async fn id_shift(&self) -> Result<u32, EngineError> {
+        let ask =
+            async { about::id_shift(&self.info().await?).map_err(|why| EngineError::new(ErrorKind::Rejected, why)) };
+        self.shift.get_or_try_init(|| ask).await.copied()
     }
 
     async fn border(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {

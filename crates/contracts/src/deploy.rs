@@ -163,7 +163,7 @@ fn yes() -> bool {
 pub struct InstanceError {
     /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
     /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `plan_missing`, `plan_needs_images`,
-    /// `sockets_blocked`, `internal`.
+    /// `sockets_blocked`, `disk_exceeded`, `internal`.
     pub code: String,
     /// One sentence.
     pub detail: String,

@@ -452,6 +452,12 @@ impl Folders {
         .await
     }
 
+    /// How much room there is on the disk; `None` when that cannot be told.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let room = rustix::fs::statvfs(&self.data_dir.join("instances")).ok()?;
+        Some(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
     /// How much an instance takes in the two folders it may write to; `None` when there is none.
     ///
     /// # Errors

@@ -96,6 +96,7 @@ impl Service {
             folders: folders.clone(),
             hub: hub.clone(),
             plans: plans.clone(),
+            reconciler: reconciler.clone(),
             every: config.measure_disk_every,
         };
         tasks.spawn(meter.run(stop.clone()));

@@ -8,7 +8,7 @@ use contracts::{
     deploy::{EventCode, Phase},
     instance::DiskNotice,
 };
-use support::{Person, Running, World, eventually, sqlite_world, worlds};
+use support::{Person, Running, World, eventually, sqlite_world, until, worlds};
 
 const MB: u64 = 1 << 20;
 
@@ -49,7 +49,7 @@ async fn measured_again(service: &Running, world: &World, n: usize) {
     service.register(&marker).await;
     service.settled(&marker, Phase::Ready).await;
     // What it writes beside its socket counts too.
-    fs::write(world.config.data_dir.join(format!("run/{}/in/big", marker.id)), vec![1; 3 * MB as usize]).unwrap();
+    fs::write(world.config.data_dir.join(format!("run/{}/in/big", marker.id)), vec![1; 5 * MB as usize / 2]).unwrap();
     told(service, &marker, EventCode::DiskFull, 1).await;
 }
 
@@ -68,10 +68,10 @@ async fn it_is_told_once_and_so_is_that_there_is_room_again() {
         assert_eq!(notice(&world, &alice), None, "{}", world.store.name());
 
         fs::create_dir_all(data(&world, &alice).join("a/b")).unwrap();
-        fs::write(data(&world, &alice).join("a/b/more"), vec![1; 2 * MB as usize]).unwrap();
+        fs::write(data(&world, &alice).join("a/b/more"), vec![1; 5 * MB as usize / 4]).unwrap();
         told(&service, &alice, EventCode::DiskFull, 1).await;
         let said = notice(&world, &alice).unwrap();
-        assert!((3 * MB..4 * MB).contains(&said.used_bytes.unwrap()) && said.limit_bytes == 2 * MB, "{said:?}");
+        assert!((2 * MB..3 * MB).contains(&said.used_bytes.unwrap()) && said.limit_bytes == 2 * MB, "{said:?}");
         let events = service.events(&alice).await;
         assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as i64), "no gap");
         service.kill();
@@ -102,7 +102,7 @@ async fn without_a_limit_nothing_is_told_and_what_was_told_is_taken_back() {
     let mut world = sqlite_world().await;
     limited(&mut world, Some(1));
     let (service, alice) = ready(&world, "alice").await;
-    fs::write(data(&world, &alice).join("big"), vec![1; 2 * MB as usize]).unwrap();
+    fs::write(data(&world, &alice).join("big"), vec![1; 5 * MB as usize / 4]).unwrap();
     told(&service, &alice, EventCode::DiskFull, 1).await;
     service.kill();
 
@@ -110,4 +110,43 @@ async fn without_a_limit_nothing_is_told_and_what_was_told_is_taken_back() {
     let service = world.start().await;
     told(&service, &alice, EventCode::DiskFreed, 1).await;
     assert_eq!(notice(&world, &alice), None);
+}
+
+#[tokio::test]
+async fn one_that_goes_far_beyond_is_stopped_and_stays_so_until_there_is_less_of_it() {
+    for mut world in worlds().await {
+        limited(&mut world, Some(2));
+        let (service, alice) = ready(&world, "alice").await;
+        fs::write(data(&world, &alice).join("big"), vec![1; 4 * MB as usize]).unwrap();
+        let stopped = service.settled(&alice, Phase::Failed).await;
+        assert_eq!(stopped.error.unwrap().code, "disk_exceeded");
+        until("stopped", || !world.engine.is_running(alice.id)).await;
+        assert_eq!(service.codes(&alice).await.iter().filter(|code| **code == EventCode::Failed).count(), 1);
+
+        // Nobody gets it up by wishing alone, and it is not tried again and again.
+        service.wish(&alice, "start").await;
+        let again = service.settled(&alice, Phase::Failed).await;
+        assert_eq!(again.error.unwrap().code, "disk_exceeded");
+        assert_eq!(world.engine.count("start", alice.id), 1, "{}", world.store.name());
+
+        fs::write(data(&world, &alice).join("big"), vec![1; MB as usize]).unwrap();
+        service.wish(&alice, "retry").await;
+        assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
+    }
+}
+
+#[tokio::test]
+async fn a_higher_limit_lets_it_start_again() {
+    let mut world = sqlite_world().await;
+    limited(&mut world, Some(2));
+    let (service, alice) = ready(&world, "alice").await;
+    fs::write(data(&world, &alice).join("big"), vec![1; 4 * MB as usize]).unwrap();
+    service.settled(&alice, Phase::Failed).await;
+    service.kill();
+
+    limited(&mut world, Some(8));
+    let service = world.start().await;
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+    told(&service, &alice, EventCode::DiskFreed, 1).await;
 }

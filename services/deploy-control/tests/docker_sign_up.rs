@@ -81,6 +81,33 @@ async fn an_image_that_cannot_be_run_fails_with_its_reason_and_a_start_works_wit
 }
 
 #[tokio::test]
+async fn a_hostile_writer_is_stopped_with_a_reason_and_goes_on_when_it_may_take_more() {
+    let Some(mut host) = Host::without_image().await else { return };
+    host.build_image_with("/instance", "ENV TEST_WRITES=40").await;
+    host.config.plans.disk_bytes = Some(8 << 20);
+    host.config.measure_disk_every = Duration::from_millis(60);
+    let (service, alice) = (start(&host).await, Person::named("alice"));
+    service.register(&alice).await;
+    let stopped = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(stopped.error.unwrap().code, "disk_exceeded");
+    support::eventually(async || match host.inspect(alice.id).await.state.unwrap().running {
+        Some(false) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    service.wish(&alice, "retry").await;
+    assert_eq!(service.settled(&alice, Phase::Failed).await.error.unwrap().code, "disk_exceeded");
+    assert_eq!(host.inspect(alice.id).await.state.unwrap().running, Some(false), "not even for a moment");
+    service.kill();
+
+    host.config.plans.disk_bytes = Some(80 << 20);
+    let service = start(&host).await;
+    service.wish(&alice, "retry").await;
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((ready.error, host.inspect(alice.id).await.state.unwrap().running), (None, Some(true)));
+}
+
+#[tokio::test]
 async fn what_the_engine_refuses_fails_with_its_reason_and_goes_on_under_another_setting() {
     let Some(host) = Host::new().await else { return };
     // Less than any engine gives.

@@ -148,6 +148,7 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         "config_not_accepted",
         "storage_failed",
         "sockets_blocked",
+        "disk_exceeded",
         "internal",
         "other",
     ] {

@@ -230,6 +230,7 @@ async fn a_failure_says_why_with_a_code_and_a_retry_that_works() {
         ("crash_loop", "kept coming down", "反复退出"),
         ("registration_failed", "could not be linked", "未能与你的账号绑定"),
         ("storage_failed", "storage could not", "存储未能准备好"),
+        ("disk_exceeded", "far more disk space", "远远超过上限"),
         ("sockets_blocked", "cannot run workspaces", "无法运行工作区"),
         ("internal", "went wrong on the server", "服务器出现问题"),
         ("never_heard_of", "the code below", "下面的代码"),

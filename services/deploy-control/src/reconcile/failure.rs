@@ -4,6 +4,7 @@ use contracts::deploy::InstanceError;
 use service::CallError;
 
 use crate::{
+    disk,
     engine::{EngineError, ErrorKind},
     folders,
     passage::Blocked,
@@ -40,6 +41,8 @@ pub(super) enum Failure {
     /// Nothing that is started could be reached; not this instance's fault.
     #[error("sockets do not pass the border of a container")]
     Blocked(#[from] Blocked),
+    #[error("its data takes far more disk than it may")]
+    Disk,
     #[error("its steps did not come to an end")]
     Endless,
 }
@@ -78,6 +81,7 @@ impl Failure {
     /// As its owner may know it: a stable code, and a sentence without anything of the inside.
     pub(super) fn told(&self) -> InstanceError {
         let (code, detail) = match self {
+            Self::Disk => return disk::exceeded(),
             Self::Engine(error) => match error.kind {
                 ErrorKind::Unavailable => ("engine_unavailable", "The container engine cannot be reached."),
                 ErrorKind::Capacity => ("engine_capacity", "The server has no room for another workspace at present."),

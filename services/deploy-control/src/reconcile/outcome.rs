@@ -139,7 +139,8 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
 /// The error that says that a configuration did not hold.
 const CONFIG_NOT_ACCEPTED: &str = "config_not_accepted";
 
-fn given_up(why: InstanceError) -> Progress {
+/// What it means that it is not tried again by itself.
+pub(super) fn given_up(why: InstanceError) -> Progress {
     let (phase, route) = Goal::Failed.marks();
     let events = vec![NewEvent::of(EventCode::Failed).detail(&why.code)];
     Progress { phase: Some(phase), route: Some(route), error: Some(Some(why)), events, ..Progress::default() }

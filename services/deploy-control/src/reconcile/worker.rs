@@ -24,7 +24,7 @@ use super::{
     steps::{Healthy, Identity},
 };
 use crate::{
-    chain,
+    chain, disk,
     engine::ErrorKind,
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
@@ -186,6 +186,11 @@ impl Worker<'_> {
                     };
                     if let Err(blocked) = passed {
                         return self.failed(row, Some(Step::Start), blocked.into()).await;
+                    }
+                    match disk::is_exceeded(&self.inner.parts.folders, &self.inner.parts.plans, &row).await {
+                        Ok(false) => {}
+                        Ok(true) => return self.failed(row, Some(Step::Start), Failure::Disk).await,
+                        Err(error) => return self.failed(row, Some(Step::Start), error.into()).await,
                     }
                 }
                 // Taken down for something of ours: a few at a time, and each is back before the next one goes.
@@ -426,7 +431,11 @@ impl Worker<'_> {
         let mut row = row;
         loop {
             let unhealthy = failure.is_unhealthy();
-            let progress = self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context));
+            let progress = match failure {
+                // Trying again changes nothing of it.
+                Failure::Disk => outcome::given_up(told.clone()),
+                _ => self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context)),
+            };
             match self.inner.write(&row, &progress).await {
                 Ok(Some(_)) => return Next::Again,
                 Ok(None) => {}

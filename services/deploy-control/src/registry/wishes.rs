@@ -2,7 +2,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName,
-    deploy::{Desired, EventCode, Phase, RegisterInstance},
+    deploy::{Desired, EventCode, InstanceError, Phase, RegisterInstance},
     routes::RouteState,
 };
 
@@ -194,6 +194,35 @@ impl Registry {
             }
             let next = Row { disk_full: is_full, ..row };
             if let Some(written) = super::write(&self.store, next, std::slice::from_ref(&event), self.now_ms()).await? {
+                return Ok(Some(written));
+            }
+        }
+        Err(Error::Database(sqlx::Error::PoolTimedOut))
+    }
+}
+
+impl Registry {
+    /// Writes down that an instance must not go on, and why; the row as it is then, `None` when it is not to be up anyway.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Database`].
+    pub async fn give_up(&self, id: InstanceId, why: InstanceError) -> Result<Option<Row>, Error> {
+        for _ in 0..TRIES {
+            let row = self.get(id).await?;
+            if row.desired != Desired::Running || row.phase == Phase::Failed {
+                return Ok(None);
+            }
+            let event = NewEvent::of(EventCode::Failed).detail(&why.code);
+            let next = Row {
+                phase: Phase::Failed,
+                route: Some(RouteState::Failed),
+                error: Some(why.clone()),
+                ready_run: None,
+                ready_at_ms: None,
+                ..row
+            };
+            if let Some(written) = super::write(&self.store, next, &[event], self.now_ms()).await? {
                 return Ok(Some(written));
             }
         }

@@ -33,6 +33,11 @@ pub fn serve_if_started_by_an_engine() {
     let runs = fs::read_to_string(data.join("runs")).ok().and_then(|text| text.parse().ok()).unwrap_or(0) + 1;
     fs::write(data.join("runs"), i32::to_string(&runs)).unwrap();
 
+    if let Ok(most) = std::env::var("TEST_WRITES") {
+        let most = most.parse().unwrap();
+        std::thread::spawn(move || write(&data, most));
+    }
+
     let socket = inward.join("http.sock");
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
@@ -48,6 +53,13 @@ pub fn serve_if_started_by_an_engine() {
             _ => format!("runs={runs}"),
         };
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{said}");
+    }
+}
+
+/// Writes so many mebibytes, whatever it is told.
+fn write(data: &Path, most: usize) {
+    for file in 0..most {
+        fs::write(data.join(format!("file-{file}")), vec![1; 1 << 20]).unwrap();
     }
 }
 

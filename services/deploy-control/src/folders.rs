@@ -454,7 +454,7 @@ impl Folders {
 
     /// How much room there is on the disk; `None` when that cannot be told.
     pub fn free_bytes(&self) -> Option<u64> {
-        let room = rustix::fs::statvfs(&self.data_dir.join("instances")).ok()?;
+        let room = rustix::fs::statvfs(self.data_dir.join("instances")).ok()?;
         Some(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
@@ -560,8 +560,11 @@ impl Folder<'_> {
     }
 }
 
-/// The four folders of a unit whose user is this, or this process's: name, mode, owner, and whether the unit owns it.
-fn kinds(uid: Option<u32>) -> [(&'static str, u32, Option<(u32, u32)>, bool); 4] {
+/// One of a unit's folders: name, mode, owner, and whether the unit owns it.
+type Kind = (&'static str, u32, Option<(u32, u32)>, bool);
+
+/// The four folders of a unit whose user is this, or this process's.
+fn kinds(uid: Option<u32>) -> [Kind; 4] {
     // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to what the
     // other made, and to nothing else.
     let socket = if uid.is_some() { 0o2750 } else { 0o700 };

@@ -38,15 +38,15 @@ pub struct OwnEngine {
 struct SubordinateIds(Vec<&'static str>);
 
 impl SubordinateIds {
-    /// Whose they are.
-    const USER: &str = "nobody";
-    const LINE: &str = "nobody:100000:65536";
+    /// Whose they are: the name of a user and of a group, everywhere.
+    const USER: &str = "daemon";
+    const LINE: &str = "daemon:100000:65536";
 
     fn ensure() -> anyhow::Result<Self> {
         let mut this = Self(Vec::new());
         for file in ["/etc/subuid", "/etc/subgid"] {
             let there = fs::read_to_string(file).unwrap_or_default();
-            if !there.lines().any(|line| line.starts_with("nobody:")) {
+            if !there.lines().any(|line| line.starts_with("daemon:")) {
                 fs::write(file, format!("{}\n{}", there.trim_end(), Self::LINE).trim_start().to_owned() + "\n")?;
                 this.0.push(file);
             }

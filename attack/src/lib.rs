@@ -213,11 +213,20 @@ pub struct World {
     pub abstract_name: String,
 }
 
+/// Where an honest client connects to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum To {
+    /// A TCP port.
+    Address(SocketAddr),
+    /// The Unix socket at a path, wherever a link there leads.
+    Path(PathBuf),
+}
+
 /// A request of an honest client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Where.
-    pub to: SocketAddr,
+    pub to: To,
     /// `GET`, `POST`.
     pub method: String,
     /// Path and query.

@@ -241,6 +241,8 @@ pub enum Without {
     Tmp,
     /// All of its log is kept.
     LogRotation,
+    /// Its socket is opened by its path, wherever a link there leads.
+    NoFollow,
 }
 
 impl Without {
@@ -258,6 +260,7 @@ impl Without {
             Self::Memory => "memory",
             Self::Tmp => "tmp",
             Self::LogRotation => "log-rotation",
+            Self::NoFollow => "no-follow",
         }
     }
 }

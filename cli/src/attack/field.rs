@@ -205,10 +205,16 @@ impl Field<'_> {
     /// # Errors
     /// When it cannot be told, or does not answer. That a call has no answer is an [`Answer`] of status 0.
     pub async fn ask(&self, calls: &[Call]) -> anyhow::Result<Vec<Answer>> {
-        let said = self
-            .engine
-            .exec_with_line(&self.name("neighbour"), &["/attack", "call"], &serde_json::to_string(calls)?)
-            .await?;
+        self.have_asked("neighbour", calls).await
+    }
+
+    /// As [`Field::ask`], by another container than the neighbour, which waits too.
+    ///
+    /// # Errors
+    /// As [`Field::ask`].
+    pub async fn have_asked(&self, role: &str, calls: &[Call]) -> anyhow::Result<Vec<Answer>> {
+        let line = serde_json::to_string(calls)?;
+        let said = self.engine.exec_with_line(&self.name(role), &["/attack", "call"], &line).await?;
         Ok(serde_json::from_str(said.trim())?)
     }
 

@@ -133,7 +133,7 @@ async fn on_field(field: &Field<'_>, options: &Attack, ui: &Ui) -> anyhow::Resul
     let result = on_victims(field, &deploy, (&hostile, &honest), &addresses, options, ui).await;
     // Their containers first: they have the folders mounted.
     let removed = async {
-        for role in ["hostile", "honest", "control"] {
+        for role in ["hostile", "honest", outside::FOLLOWER, "control"] {
             field.engine.remove(&field.name(role)).await?;
         }
         let mut failed = None;
@@ -210,6 +210,7 @@ async fn on_victims(
         hostile,
         honest,
         router: port_of(field, addresses, "router-proxy", "BEAVER_ROUTER_INTERNAL_URL")?,
+        follows_links: without == Some(Without::NoFollow),
     };
     let step =
         ui.step(text!(ui, "attacking with its own socket, log and folders", "正在用自身的套接字、日志和目录攻击"));
@@ -362,6 +363,7 @@ fn take_away(field: &Field<'_>, honest: &Victim, without: Without, body: &mut Co
             let more = field::larger_tmp(victims::tmp_of(host_config));
             host_config.tmpfs.get_or_insert_default().extend(more);
         }
-        Without::LogRotation => {}
+        // Not of its container.
+        Without::LogRotation | Without::NoFollow => {}
     }
 }

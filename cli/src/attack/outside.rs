@@ -1,9 +1,9 @@
 //! Rows that need somebody outside of the hostile instance: who connects to its socket, who keeps its log, who removes its
 //! folders. The honest instance beside it must not notice anything.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use ::attack::{Answer, Attempt, Behaviour, Call, Outcome, Plan, Prepared};
+use ::attack::{Answer, Attempt, Behaviour, Call, Outcome, Plan, Prepared, To};
 use anyhow::{Context, ensure};
 use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig};
 use secrecy::ExposeSecret;
@@ -40,7 +40,15 @@ pub struct Stage<'a> {
     pub hostile: &'a Victim,
     pub honest: &'a Victim,
     pub router: SocketAddr,
+    /// Instead of through the router, the house reaches them by their sockets' paths, as a router would that looked at
+    /// nothing.
+    pub follows_links: bool,
 }
+
+/// The router's user and group, as compose.yaml has them.
+const ROUTER: &str = "10001:10001";
+/// Who reaches instances by their sockets' paths.
+pub const FOLLOWER: &str = "follower";
 
 /// What makes a row of its own of some behaviours.
 struct Scene {
@@ -53,14 +61,41 @@ struct Scene {
 
 impl Stage<'_> {
     fn call(&self, victim: &Victim, patience_ms: u64) -> anyhow::Result<Call> {
+        let to =
+            if self.follows_links { To::Path(self.run(victim).join("in/http.sock")) } else { To::Address(self.router) };
         Ok(Call {
-            to: self.router,
+            to,
             method: "GET".into(),
             path: format!("/instances/{}/attack", victim.id),
             token: self.field.stack.env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?.expose_secret().to_owned(),
             body: String::new(),
             patience_ms,
         })
+    }
+
+    fn run(&self, victim: &Victim) -> PathBuf {
+        self.field.stack.data_dir.join("run").join(victim.id.to_string())
+    }
+
+    async fn ask(&self, calls: &[Call]) -> anyhow::Result<Vec<Answer>> {
+        let role = if self.follows_links { FOLLOWER } else { "neighbour" };
+        self.field.have_asked(role, calls).await
+    }
+
+    /// Starts what reaches the two instances by path: as the router's user, with their two folders where the router has
+    /// them, and no others.
+    async fn follow(&self) -> anyhow::Result<()> {
+        let folders = [self.hostile, self.honest].map(|victim| self.run(victim).display().to_string());
+        let host_config = HostConfig {
+            network_mode: Some("none".into()),
+            userns_mode: Some("host".into()),
+            binds: Some(folders.map(|folder| format!("{folder}:{folder}:ro")).to_vec()),
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges:true".into(), "label=disable".into()]),
+            ..HostConfig::default()
+        };
+        let body = self.field.body(&["wait"], host_config);
+        self.field.begin(FOLLOWER, ContainerCreateBody { user: Some(ROUTER.into()), ..body }).await
     }
 
     async fn serve(&self, role: &str, victim: &Victim, behaviour: &Behaviour) -> anyhow::Result<()> {
@@ -82,11 +117,11 @@ impl Stage<'_> {
         for _ in 0..AT_ONCE {
             calls.push(self.call(self.honest, HONEST_MS)?);
         }
-        let mut answers = self.field.ask(&calls).await?.into_iter();
+        let mut answers = self.ask(&calls).await?.into_iter();
         let of_hostile = answers.next().context("the neighbour does not answer")?;
         let mut of_honest: Vec<Answer> = answers.collect();
         // And once more, now that whatever the hostile one left lying on a connection is there.
-        of_honest.extend(self.field.ask(&[self.call(self.honest, HONEST_MS)?]).await?);
+        of_honest.extend(self.ask(&[self.call(self.honest, HONEST_MS)?]).await?);
         self.field.engine.remove(&self.field.name("hostile")).await?;
         Ok((of_hostile, of_honest))
     }
@@ -96,6 +131,9 @@ impl Stage<'_> {
     /// # Errors
     /// When a container cannot be run.
     pub async fn sockets(&self, wanted: &impl Fn(&str) -> bool) -> anyhow::Result<Vec<Line>> {
+        if self.follows_links {
+            self.follow().await?;
+        }
         let secret = self.be_honest().await?;
         // The control: an honest socket is answered through the same way, with its own words.
         let own = clock::Entropy::system().token();
@@ -131,7 +169,9 @@ impl Stage<'_> {
                 verdict,
             });
         }
-        self.field.engine.remove(&self.field.name("honest")).await?;
+        for role in ["honest", FOLLOWER] {
+            self.field.engine.remove(&self.field.name(role)).await?;
+        }
         Ok(lines)
     }
 

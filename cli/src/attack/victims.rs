@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use attack::Call;
+use attack::{Call, To};
 use bollard::models::{ContainerCreateBody, HostConfig};
 use clock::{Clock, Entropy};
 use contracts::{
@@ -78,7 +78,7 @@ impl Deploy<'_> {
     async fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
         let token = self.field.stack.env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?;
         let call = Call {
-            to: self.address,
+            to: To::Address(self.address),
             method: method.to_owned(),
             path: path.to_owned(),
             token: token.expose_secret().to_owned(),

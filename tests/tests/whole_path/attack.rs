@@ -55,6 +55,7 @@ async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {
     for (defence, rows) in DEFENCES {
         steps.check(&format!("without {defence}"), shows(stack, defence, rows)).await;
     }
+    steps.check("without no-follow the other's own words are read", follows(stack)).await;
     steps.check("a row that is not there is not one that held", unknown(stack)).await;
     steps
         .check("nothing is left", async {
@@ -108,6 +109,17 @@ async fn shows(stack: &Stack, defence: &str, rows: &[&str]) -> anyhow::Result<()
     ensure!(told.len() == rows.len(), "{table:#}");
     let held: Vec<&Value> = told.iter().filter(|row| row["verdict"] != "got_through").collect();
     ensure!(held.is_empty(), "{held:#?}");
+    Ok(())
+}
+
+/// It is the link that leads there, and nothing else that fails.
+async fn follows(stack: &Stack) -> anyhow::Result<()> {
+    let (code, table) = attack(stack, &["--no-build", "--without", "no-follow", "--only", "socket_link"]).await?;
+    ensure!((code, &table["without"]) == (GOT_THROUGH, &"no-follow".into()), "{code}: {table:#}");
+    let row = &table["rows"][0];
+    let happened = row["happened"].as_str().context("nothing happened")?;
+    ensure!(row["control"] == "answered" && !happened.contains("the other one's was"), "{row}");
+    ensure!(happened.contains("in/http.sock: 200 "), "{row}");
     Ok(())
 }
 

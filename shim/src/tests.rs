@@ -20,9 +20,14 @@ struct Running {
     ended: oneshot::Receiver<io::Result<u8>>,
 }
 
-/// A port on loopback that was free a moment ago.
+/// A port on loopback that is free, below those that the system gives to others by itself: it stays so.
 async fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
+    loop {
+        let random = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+        if let Ok(free) = TcpListener::bind((Ipv4Addr::LOCALHOST, 20_000 + random % 12_000)).await {
+            return free.local_addr().unwrap().port();
+        }
+    }
 }
 
 /// The shim in front of whatever listens on this port, with a script as the program it starts.

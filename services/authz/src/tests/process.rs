@@ -23,9 +23,14 @@ fn env(listen: &str) -> Env {
     ])
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, below the ports that the system gives to others by itself: it stays free.
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    loop {
+        let random = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if let Ok(free) = std::net::TcpListener::bind(("127.0.0.1", 20_000 + random % 12_000)) {
+            return free.local_addr().unwrap().to_string();
+        }
+    }
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::{
     browser::Browser,
-    provider::GOOD_KEY,
+    provider::{CHAT, GOOD_KEY},
     stack::Stack,
     wait,
     web::{Page, Web},
@@ -95,6 +95,18 @@ pub mod by_form {
             }
         })
         .await
+    }
+
+    /// The whole way: signs up, waits for the workspace, and gives the fake provider at `base_url`, with this person's key.
+    ///
+    /// # Errors
+    /// When a step of it fails.
+    pub async fn settle(stack: &Stack, person: &Person, base_url: &str) -> anyhow::Result<Web> {
+        let mut web = Web::new("en")?;
+        sign_up(&mut web, stack, person).await?.expect(200)?;
+        ready(&mut web, stack).await?;
+        provide(&mut web, stack, Provider { base_url, model: CHAT, key: &person.key }).await?;
+        Ok(web)
     }
 
     /// Gives the provider and waits until it is in force.

@@ -3,8 +3,8 @@
 use beaver_tests::{
     engine,
     own_engine::OwnEngine,
-    people::{Person, Provider, by_form},
-    provider::{CHAT, FakeProvider},
+    people::{Person, by_form},
+    provider::FakeProvider,
     stack::{Stack, fake_provider_program},
     steps::Steps,
     web::Web,
@@ -39,13 +39,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
     {
         let world = World { stack, provider: &provider, alice: alice.clone(), bob: bob.clone() };
         for person in [&alice, &bob] {
-            let signing_up = async {
-                let mut web = Web::new("en")?;
-                by_form::sign_up(&mut web, stack, person).await?.expect(200)?;
-                by_form::ready(&mut web, stack).await?;
-                let good = Provider { base_url: provider.base_url(), model: CHAT, key: &person.key };
-                by_form::provide(&mut web, stack, good).await
-            };
+            let signing_up = by_form::settle(stack, person, provider.base_url());
             steps.need(&format!("{} signs up and gives a provider", person.slug), signing_up).await?;
         }
         steps.need("alice chats", world.say_something("canary-prompt-before-the-engine-died")).await?;

@@ -3,11 +3,10 @@
 use anyhow::Context;
 use beaver_tests::{
     canary,
-    people::{Person, Provider, by_form},
-    provider::{CHAT, FakeProvider},
+    people::{Person, by_form},
+    provider::FakeProvider,
     stack::{Engine, Stack},
     steps::Steps,
-    web::Web,
 };
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
@@ -90,13 +89,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack, provider: &FakeProvider, data
     {
         let world = World { stack, provider, alice: alice.clone(), bob: bob.clone() };
         for person in [&alice, &bob] {
-            let signing_up = async {
-                let mut web = Web::new("en")?;
-                by_form::sign_up(&mut web, stack, person).await?.expect(200)?;
-                by_form::ready(&mut web, stack).await?;
-                let good = Provider { base_url: provider.base_url(), model: CHAT, key: &person.key };
-                by_form::provide(&mut web, stack, good).await
-            };
+            let signing_up = by_form::settle(stack, person, provider.base_url());
             steps.need(&format!("{} signs up and gives a provider", person.slug), signing_up).await?;
         }
         steps.need("alice chats", world.say_something("canary-prompt-on-postgresql")).await?;

@@ -6,11 +6,10 @@ use anyhow::{Context, ensure};
 use beaver_tests::{
     engine,
     own_engine::OwnEngine,
-    people::{Person, Provider, by_form},
-    provider::{CHAT, FakeProvider},
+    people::{Person, by_form},
+    provider::FakeProvider,
     stack::{Stack, fake_provider_program},
     steps::Steps,
-    web::Web,
 };
 
 use crate::{World, report};
@@ -42,13 +41,7 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
     let provider = FakeProvider::on_own_engine(own, &docker, &prefix, &network, &program).await?;
     let (alice, bob) = (Person::new("alice"), Person::new("bob"));
     for person in [&alice, &bob] {
-        let signing_up = async {
-            let mut web = Web::new("en")?;
-            by_form::sign_up(&mut web, stack, person).await?.expect(200)?;
-            by_form::ready(&mut web, stack).await?;
-            let good = Provider { base_url: provider.base_url(), model: CHAT, key: &person.key };
-            by_form::provide(&mut web, stack, good).await
-        };
+        let signing_up = by_form::settle(stack, person, provider.base_url());
         steps.need(&format!("{} signs up and gives a provider", person.slug), signing_up).await?;
     }
     let world = World { stack, provider: &provider, alice, bob };

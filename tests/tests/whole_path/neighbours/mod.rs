@@ -13,8 +13,8 @@ use anyhow::{Context, ensure};
 use beaver_tests::{
     engine,
     house::House,
-    people::{Person, Provider, by_form},
-    provider::{CHAT, FakeProvider},
+    people::{Person, by_form},
+    provider::FakeProvider,
     stack::{Engine, Stack, fake_provider_program},
     steps::Steps,
     streams::{Stream, Way},
@@ -96,11 +96,7 @@ impl<'a> Town<'a> {
     async fn new(stack: &'a Stack, provider: &'a FakeProvider) -> anyhow::Result<Self> {
         let people = try_join_all((0..TENANTS).map(|n| async move {
             let person = Person::new(&format!("tenant-{n}"));
-            let mut web = Web::new("en")?;
-            by_form::sign_up(&mut web, stack, &person).await?.expect(200)?;
-            by_form::ready(&mut web, stack).await?;
-            let good = Provider { base_url: provider.base_url(), model: CHAT, key: &person.key };
-            by_form::provide(&mut web, stack, good).await?;
+            let mut web = by_form::settle(stack, &person, provider.base_url()).await?;
             by_form::enter(&mut web, stack, &person.slug).await?;
             let key = workspace::make_key(&mut web, stack, &person.slug, "streams").await?;
             anyhow::Ok((person, web, key))

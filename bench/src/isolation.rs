@@ -34,6 +34,12 @@ use crate::stats::Summary;
 
 /// How often an instance is asked whether it is there: finer than what is measured.
 const POLL: Duration = Duration::from_millis(2);
+/// A machine whose processors work for less than this share of their time is at rest.
+const AT_REST: f64 = 0.05;
+/// Over how long that is looked at.
+const WINDOW: Duration = Duration::from_secs(3);
+/// Rest is waited for no longer than this.
+const REST: Duration = Duration::from_secs(120);
 /// After this, something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 const IMAGE: &str = "bench-isolation:latest";
@@ -107,10 +113,36 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was measured at one number of instances: of each kind, and how busy the machine was.
+/// What was measured at one number of instances: of each kind, and how busy the machine was before.
 struct Measured {
     took: [Vec<Duration>; 2],
-    load: String,
+    busy: f64,
+}
+
+/// Waits until the machine has come to rest from what was made, for as long as that is worth; the busy share of its
+/// processors in the end, which is what those that are there take for themselves.
+async fn settled() -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let mut before = processor_time()?;
+    loop {
+        sleep(WINDOW).await;
+        let now = processor_time()?;
+        let busy = (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64;
+        if busy < AT_REST || begun.elapsed() > REST {
+            return Ok((busy * 1000.0).round() / 1000.0);
+        }
+        before = now;
+    }
+}
+
+/// The time that the processors worked, and all of it, in ticks (proc(5), /proc/stat).
+fn processor_time() -> anyhow::Result<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let ticks = line.split_whitespace().skip(1).take(8).map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    let all: u64 = ticks.iter().sum();
+    // The fourth and fifth are of rest: nothing to do, and waiting for disks.
+    Ok((all - ticks.iter().skip(3).take(2).sum::<u64>(), all))
 }
 
 /// At each number of instances, both kinds in turns.
@@ -128,6 +160,7 @@ async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<V
                 .try_collect::<Vec<_>>()
                 .await?;
         }
+        let busy = settled().await?;
         let mut took = [Vec::new(), Vec::new()];
         for round in 0..options.rounds {
             // Whoever goes first changes from round to round.
@@ -139,8 +172,7 @@ async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<V
             }
         }
         there = *at;
-        let load = std::fs::read_to_string("/proc/loadavg")?;
-        measured.push(Measured { took, load: load.split(' ').next().unwrap_or_default().to_owned() });
+        measured.push(Measured { took, busy });
     }
     Ok(measured)
 }
@@ -148,14 +180,14 @@ async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<V
 fn figures(options: &Options, measured: &[Measured]) -> anyhow::Result<Value> {
     let mut figures = json!({ "bench": "isolation" });
     let mut medians: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    for (at, Measured { took, load }) in options.at.iter().zip(measured) {
+    for (at, Measured { took, busy }) in options.at.iter().zip(measured) {
         for ((kind, took), medians) in [Kind::Sockets, Kind::Bridge].iter().zip(took).zip(&mut medians) {
             let summary = Summary::of(took)?;
             println!("{} at {at}: {summary:?}", kind.name());
             medians.push(summary.median_ms);
             figures[format!("{}_{at}", kind.name())] = json!(summary);
         }
-        figures[format!("load_{at}")] = json!(load);
+        figures[format!("busy_{at}")] = json!(busy);
     }
     let [sockets, bridge] = &medians;
     for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {

@@ -1,6 +1,9 @@
 //! What it costs that a tenant has no network: the time from nothing to the first answer of an instance without one, beside
 //! the same instance on a bridge network of its own, at the first, at the hundredth and at the four-hundredth.
 //!
+//! A host full of containers is slower at everything: each has a shim of the engine's that wakes some times a second. So the
+//! same program is started beside them without any container too, and a kind is flat that grows no more than that.
+//!
 //! Both kinds are the real instance with the same folders, and both are asked through their socket: that a bridged one would
 //! have to be reached over its network, by a router that is attached to all of them, is left out in its favour. Engines of
 //! its own are used, since the usual one has addresses for some thirty networks.
@@ -38,8 +41,8 @@ const POLL: Duration = Duration::from_millis(2);
 const AT_REST: f64 = 0.05;
 /// Over how long that is looked at.
 const WINDOW: Duration = Duration::from_secs(3);
-/// Rest is waited for no longer than this.
-const REST: Duration = Duration::from_secs(120);
+/// So many times.
+const WINDOWS: u32 = 30;
 /// After this, something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 const IMAGE: &str = "bench-isolation:latest";
@@ -66,13 +69,18 @@ pub struct Options {
 enum Kind {
     Sockets,
     Bridge,
+    /// A plain process: what the machine alone makes of it.
+    Bare,
 }
+
+const KINDS: [Kind; 3] = [Kind::Sockets, Kind::Bridge, Kind::Bare];
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Sockets => "sockets",
             Self::Bridge => "bridge",
+            Self::Bare => "bare",
         }
     }
 }
@@ -99,7 +107,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let [sockets, bridge] = fields.as_slice() else { anyhow::bail!("two") };
     let measured = tokio::select! {
-        measured = measure([sockets, bridge], options) => measured,
+        measured = measure([sockets, bridge], &program, options) => measured,
         // What was made goes all the same.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
@@ -115,24 +123,25 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
 
 /// What was measured at one number of instances: of each kind, and how busy the machine was before.
 struct Measured {
-    took: [Vec<Duration>; 2],
+    took: [Vec<Duration>; 3],
     busy: f64,
 }
 
-/// Waits until the machine has come to rest from what was made, for as long as that is worth; the busy share of its
-/// processors in the end, which is what those that are there take for themselves.
+/// Waits until the machine has come to rest from what was made; the busy share of its processors then, which is what those
+/// that are there take for themselves.
 async fn settled() -> anyhow::Result<f64> {
-    let begun = Instant::now();
-    let mut before = processor_time()?;
-    loop {
+    let (mut before, mut least) = (processor_time()?, f64::MAX);
+    for _ in 0..WINDOWS {
         sleep(WINDOW).await;
         let now = processor_time()?;
         let busy = (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64;
-        if busy < AT_REST || begun.elapsed() > REST {
-            return Ok((busy * 1000.0).round() / 1000.0);
+        let falls = busy < least * 0.9;
+        (before, least) = (now, least.min(busy));
+        if busy < AT_REST || !falls {
+            break;
         }
-        before = now;
     }
+    Ok((least * 1000.0).round() / 1000.0)
 }
 
 /// The time that the processors worked, and all of it, in ticks (proc(5), /proc/stat).
@@ -146,7 +155,7 @@ fn processor_time() -> anyhow::Result<(u64, u64)> {
 }
 
 /// At each number of instances, both kinds in turns.
-async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<Vec<Measured>> {
+async fn measure(fields: [&Field<'_>; 2], program: &Path, options: &Options) -> anyhow::Result<Vec<Measured>> {
     for field in fields {
         // One that is not counted warms up: the image's layers, the engine's own first calls.
         field.make(0).await?;
@@ -161,13 +170,17 @@ async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<V
                 .await?;
         }
         let busy = settled().await?;
-        let mut took = [Vec::new(), Vec::new()];
+        let mut took = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..options.rounds {
             // Whoever goes first changes from round to round.
-            for n in [round % 2, 1 - round % 2] {
-                took[n].push(fields[n].make(*at).await?);
+            for n in (0..KINDS.len()).map(|n| (n + round) % KINDS.len()) {
+                let Some(field) = fields.get(n) else {
+                    took[n].push(fields[0].run_bare(program).await?);
+                    continue;
+                };
+                took[n].push(field.make(*at).await?);
                 if round + 1 < options.rounds {
-                    fields[n].remove(*at).await?;
+                    field.remove(*at).await?;
                 }
             }
         }
@@ -179,9 +192,9 @@ async fn measure(fields: [&Field<'_>; 2], options: &Options) -> anyhow::Result<V
 
 fn figures(options: &Options, measured: &[Measured]) -> anyhow::Result<Value> {
     let mut figures = json!({ "bench": "isolation" });
-    let mut medians: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    let mut medians: [Vec<f64>; 3] = [Vec::new(), Vec::new(), Vec::new()];
     for (at, Measured { took, busy }) in options.at.iter().zip(measured) {
-        for ((kind, took), medians) in [Kind::Sockets, Kind::Bridge].iter().zip(took).zip(&mut medians) {
+        for ((kind, took), medians) in KINDS.iter().zip(took).zip(&mut medians) {
             let summary = Summary::of(took)?;
             println!("{} at {at}: {summary:?}", kind.name());
             medians.push(summary.median_ms);
@@ -189,11 +202,11 @@ fn figures(options: &Options, measured: &[Measured]) -> anyhow::Result<Value> {
         }
         figures[format!("busy_{at}")] = json!(busy);
     }
-    let [sockets, bridge] = &medians;
+    let [sockets, bridge, bare] = &medians;
     for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {
         figures[format!("ratio_{at}")] = ratio(*sockets, *bridge);
     }
-    for (name, of_kind) in [("sockets", sockets), ("bridge", bridge)] {
+    for (name, of_kind) in [("sockets", sockets), ("bridge", bridge), ("bare", bare)] {
         if let (Some(first), Some(last), Some(at)) = (of_kind.first(), of_kind.last(), options.at.last()) {
             figures[format!("{name}_{at}_to_{}", options.at[0])] = ratio(*last, *first);
         }
@@ -259,6 +272,7 @@ impl Field<'_> {
                 self.docker.create_network(request).await.with_context(|| format!("the network of {name}"))?;
                 name.clone()
             }
+            Kind::Bare => anyhow::bail!("it has no container"),
         };
         let named = CreateContainerOptionsBuilder::new().name(&name).build();
         let body = body(&folder, UIDS + n as u32, network_mode);
@@ -272,9 +286,41 @@ impl Field<'_> {
         Ok(begun.elapsed())
     }
 
+    /// Starts the program as a plain process, waits for its first answer, and ends it; how long the first two take.
+    async fn run_bare(&self, program: &Path) -> anyhow::Result<Duration> {
+        let folder = self.folders_of(Kind::Bare.name(), 0)?;
+        let begun = Instant::now();
+        let mut child = Command::new(program)
+            .env_clear()
+            .env("INSTANCE_DATA_DIR", folder.join("data"))
+            .env("INSTANCE_CONFIG_DIR", folder.join("config"))
+            .env("INSTANCE_IN_DIR", folder.join("in"))
+            .env("INSTANCE_OUT_DIR", folder.join("out"))
+            .uid(UIDS)
+            .gid(UIDS)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting the program")?;
+        let socket = folder.join("in/http.sock");
+        while !answers(&socket).await {
+            ensure!(begun.elapsed() < LIMIT, "the plain process does not answer");
+            sleep(POLL).await;
+        }
+        let took = begun.elapsed();
+        child.kill().await?;
+        Ok(took)
+    }
+
     /// Its folders, as deploy-control makes them before anything else.
     fn folders(&self, n: usize) -> anyhow::Result<PathBuf> {
-        let folder = self.data.path().join(self.name(n));
+        self.folders_of(&self.name(n), n)
+    }
+
+    fn folders_of(&self, name: &str, n: usize) -> anyhow::Result<PathBuf> {
+        let folder = self.data.path().join(name);
         // Left by one that was removed.
         let _ = std::fs::remove_dir_all(&folder);
         let uid = Some(UIDS + n as u32);

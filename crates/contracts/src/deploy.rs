@@ -139,6 +139,9 @@ pub struct Instance {
     /// Why it is failed, or why the last change did not hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<InstanceError>,
+    /// Where it is in line, while it waits to be brought up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// Counts every wish.
     pub generation: i64,
     /// The wish that is fulfilled.
@@ -155,6 +158,28 @@ pub struct Instance {
 
 fn yes() -> bool {
     true
+}
+
+/// A place in the line of those that are to be brought up. It goes on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Waiting {
+    /// 1 is next.
+    pub position: u32,
+    /// What those in front wait for.
+    pub waits_for: WaitsFor,
+    /// About how many seconds it takes, by what was learned on this host; absent when that cannot be said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+/// What a line waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// Others are being brought up just now.
+    Turn,
+    /// The host is full: until another instance goes down, or there is memory.
+    Room,
 }
 
 /// Why something did not work: a stable code that pages translate, and an English sentence for whom no translation
@@ -201,6 +226,8 @@ pub struct Event {
 pub enum EventCode {
     /// The sign-up was taken.
     Accepted,
+    /// Others are brought up first; it waits in line, and goes on by itself.
+    Queued,
     /// Folders and the one-time token are there.
     Prepared,
     /// The container is there.

@@ -1,8 +1,10 @@
 //! What people are shown of an instance: the part of a page that changes while they look at it. The page and the
 //! stream render the same templates.
 
+use std::borrow::Cow;
+
 use askama::Template;
-use contracts::deploy::{Event, EventCode, Instance, Phase};
+use contracts::deploy::{Event, EventCode, Instance, Phase, Waiting, WaitsFor};
 use serde::{Deserialize, Serialize};
 use service::Problem;
 
@@ -78,6 +80,18 @@ fn failure(known: &Known, t: Texts) -> Option<Failure> {
     };
     let text = t.get(&format!("instance_error.{}", error.code)).unwrap_or_else(|| t.t("instance_error.other"));
     Some(Failure { text: text.into(), code: error.code.clone() })
+}
+
+/// Where in line it is, and about how long that takes.
+fn in_line(waiting: Waiting, t: Texts) -> String {
+    let text = match (waiting.waits_for, waiting.seconds) {
+        (WaitsFor::Room, _) => t.t("line.room"),
+        (WaitsFor::Turn, None) => t.t("line.turn"),
+        (WaitsFor::Turn, Some(..60)) => t.t("line.soon"),
+        (WaitsFor::Turn, Some(_)) => t.t("line.minutes"),
+    };
+    let minutes = waiting.seconds.unwrap_or_default().div_ceil(60);
+    text.replace("%{n}", &waiting.position.to_string()).replace("%{minutes}", &minutes.to_string())
 }
 
 struct Step {
@@ -161,7 +175,10 @@ fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         Known::Away => t.t("progress.away"),
         Known::Refused(_) => t.t("progress.failed"),
         Known::Here(_) if failed => t.t("progress.failed"),
-        Known::Here(instance) => t.t(&format!("progress.{}", phase_name(instance.phase))),
+        Known::Here(instance) => match instance.waiting {
+            Some(waiting) => Cow::Owned(in_line(waiting, t)),
+            None => t.t(&format!("progress.{}", phase_name(instance.phase))),
+        },
     };
     let part =
         ProgressPart { t, say: say.to_string(), steps: steps.collect(), failure: failure(&observed.known, t), failed };
@@ -274,6 +291,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         (Known::Waiting, _) => ("waiting", "busy"),
         (Known::Refused(_), _) => ("failed", "bad"),
         (_, None) => ("away", "off"),
+        (Known::Here(instance), _) if instance.waiting.is_some() => ("waiting", "busy"),
         (_, Some(phase)) => (
             phase_name(phase),
             match phase {
@@ -284,7 +302,10 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
             },
         ),
     };
-    let say = t.t(&format!("phase_text.{name}"));
+    let say = match instance.and_then(|instance| instance.waiting) {
+        Some(waiting) => Cow::Owned(in_line(waiting, t)),
+        None => t.t(&format!("phase_text.{name}")),
+    };
     let is = |phases: &[Phase]| instance.is_some_and(|i| phases.contains(&i.phase));
     let rows = observed.events.iter().rev().take(SHOWN).map(|event| Row {
         when: clock::rfc3339(event.at_ms),
@@ -298,7 +319,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         mood,
         open: instance.filter(|_| is(&[Phase::Ready, Phase::Unknown])).map(open_url),
         failure: failure(&observed.known, t),
-        may_start: is(&[Phase::Stopped]),
+        may_start: is(&[Phase::Stopped]) && mood != "busy",
         may_stop: is(&[Phase::Ready, Phase::Starting, Phase::Registering]),
         may_retry: is(&[Phase::Failed]),
         needs_provider: instance.is_some_and(needs_provider),
@@ -321,6 +342,7 @@ fn event_text(event: &Event, t: Texts) -> String {
 pub fn event_name(code: EventCode) -> &'static str {
     match code {
         EventCode::Accepted => "accepted",
+        EventCode::Queued => "queued",
         EventCode::Prepared => "prepared",
         EventCode::Created => "created",
         EventCode::Started => "started",

@@ -8,7 +8,7 @@ use settings::{Env, Error, PublicAddress};
 use store::Database;
 use url::Url;
 
-use crate::plans::PlansConfig;
+use crate::{plans::PlansConfig, reconcile::LineConfig};
 
 /// Everything deploy-control is told from outside.
 #[derive(Clone)]
@@ -109,10 +109,10 @@ pub struct InstanceSettings {
 }
 
 /// How instances are worked on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReconcileConfig {
-    /// How many engine steps run at once.
-    pub concurrency: usize,
+    /// Who waits for whom.
+    pub line: LineConfig,
     /// How long an instance may take to become healthy.
     pub start_timeout: Duration,
     /// How often everything is looked at, hint or no hint.
@@ -147,7 +147,14 @@ impl Config {
                 outlook_mcp: outlook(env)?,
             },
             reconcile: ReconcileConfig {
-                concurrency: positive(env, "BEAVER_RECONCILE_CONCURRENCY")?,
+                line: LineConfig {
+                    at_once: positive(env, "BEAVER_RECONCILE_CONCURRENCY")?,
+                    // 0 is no limit, of either.
+                    running: Some(env.parse::<u32>("BEAVER_MAX_RUNNING")? as usize).filter(|most| *most > 0),
+                    spare_bytes: Some(u64::from(env.parse::<u32>("BEAVER_SPARE_MEMORY_MB")?) << 20)
+                        .filter(|spare| *spare > 0),
+                    meminfo: "/proc/meminfo".into(),
+                },
                 start_timeout: Duration::from_secs(positive(env, "BEAVER_START_TIMEOUT")? as u64),
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
@@ -287,6 +294,11 @@ mod tests {
         assert!(config.data_dir.is_absolute());
         assert_eq!(config.plans.disk_bytes, Some(2 << 30));
         assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().plans.disk_bytes, None);
+        let line = &config.reconcile.line;
+        assert_eq!((line.at_once, line.running, line.spare_bytes), (10, None, Some(256 << 20)));
+        let env = env().with("BEAVER_MAX_RUNNING", "7").with("BEAVER_SPARE_MEMORY_MB", "0");
+        let line = Config::from_env(&env).unwrap().reconcile.line;
+        assert_eq!((line.running, line.spare_bytes), (Some(7), None));
         assert!(matches!(config.database, Database::Sqlite(_)));
     }
 
@@ -306,6 +318,8 @@ mod tests {
             ("BEAVER_DEFAULT_PLAN", "No Plan"),
             ("BEAVER_DATA_DIR", "/a:b"),
             ("BEAVER_RECONCILE_CONCURRENCY", "0"),
+            ("BEAVER_MAX_RUNNING", "many"),
+            ("BEAVER_SPARE_MEMORY_MB", "-1"),
         ] {
             let error = Config::from_env(&env().with(key, value)).err().expect(key).to_string();
             assert!(error.starts_with(key), "{error}");

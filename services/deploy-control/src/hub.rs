@@ -78,6 +78,16 @@ impl Hub {
         }
     }
 
+    /// Has those who watch these instances told again, though nothing of their rows has changed.
+    pub fn tell_again(&self, ids: &[InstanceId]) {
+        let state = self.state();
+        for id in ids {
+            if let Some(watcher) = state.watchers.get(id) {
+                watcher.send_modify(|_| {});
+            }
+        }
+    }
+
     /// Every route there is, and the changes from then on without a gap.
     pub fn routes(&self) -> (RouteSnapshot, broadcast::Receiver<RouteMessage>) {
         let state = self.state();

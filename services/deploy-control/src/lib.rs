@@ -84,7 +84,7 @@ impl Service {
             folders: folders.clone(),
             peers: peers::Peers::new(&config.peers),
             entropy,
-            config: config.reconcile,
+            config: config.reconcile.clone(),
             plans: plans.clone(),
             workspace_env: env,
             gate: gate.clone(),

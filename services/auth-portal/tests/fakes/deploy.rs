@@ -67,6 +67,7 @@ impl Deploy {
             account_id: account,
             plan: PlanName::workspace(),
             takes_provider: true,
+            waiting: None,
             desired: Desired::Running,
             phase: Phase::Accepted,
             error: None,

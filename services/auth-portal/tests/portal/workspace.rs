@@ -101,6 +101,35 @@ async fn a_sign_up_that_is_refused_for_good_says_so_on_every_page_until_a_retry_
 }
 
 #[tokio::test]
+async fn whoever_waits_in_line_sees_where_and_about_how_long() {
+    use contracts::deploy::{Waiting, WaitsFor};
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    let place = |position, waits_for, seconds| {
+        move |instance: &mut contracts::deploy::Instance| {
+            instance.waiting = Some(Waiting { position, waits_for, seconds });
+        }
+    };
+    house.deploy.change(place(41, WaitsFor::Turn, Some(130)), &[EventCode::Queued]);
+    let page = browser.get("/progress").await;
+    page.shows("Your workspace is number 41 in line. It should take about 3 min, and goes on by itself.");
+    browser.clone().chinese().get("/progress").await.shows("你的工作区排在第 41 位，预计约 3 分钟，届时会自动继续。");
+    let mut stream = Stream::open(&mut browser, "progress").await;
+    house.deploy.change(place(2, WaitsFor::Turn, Some(9)), &[]);
+    stream.until("number 2 in line. It should be its turn within a minute").await;
+    house.deploy.change(place(1, WaitsFor::Room, None), &[]);
+    stream.until("The server is full at present. It goes on by itself as soon as there is room.").await;
+    let page = browser.get("/instance").await;
+    page.shows("Your workspace is number 1 in line.");
+    page.shows("Waiting in line");
+    assert!(!page.body.contains("id=\"start\""), "there is nothing to press: {}", page.body);
+    house.deploy.change(|instance| instance.waiting = None, &[]);
+    house.deploy.ready();
+    assert_eq!(stream.until("/onboarding").await["go"], "/onboarding");
+}
+
+#[tokio::test]
 async fn a_program_that_takes_no_provider_is_never_asked_for_one() {
     let house = House::new().await;
     let mut browser = Browser::new(&house);

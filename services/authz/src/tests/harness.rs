@@ -331,6 +331,7 @@ fn instance(of: &RegisterInstance) -> Instance {
         account_id: of.account_id,
         plan: PlanName::workspace(),
         takes_provider: true,
+        waiting: None,
         desired: Desired::Running,
         phase: Phase::Accepted,
         error: None,

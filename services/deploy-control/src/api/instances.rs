@@ -27,7 +27,7 @@ const MAX_PAGE: i64 = 1_000;
 
 impl Api {
     pub(super) fn instance(&self, row: &Row) -> Instance {
-        row.instance(self.folders.origin(row))
+        Instance { waiting: self.reconciler.waiting(row.id), ..row.instance(self.folders.origin(row)) }
     }
 
     fn taken(&self, row: &Row) -> Taken {

@@ -109,6 +109,13 @@ pub struct Unit {
     pub run: Option<String>,
 }
 
+impl Unit {
+    /// Whether it holds memory: it runs, or is frozen.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, UnitState::Running | UnitState::Paused)
+    }
+}
+
 /// Something that may have changed. Always only a hint: what is true is observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hint(pub InstanceId);

@@ -5,6 +5,7 @@
 //! minute. Whatever interrupts it, the next look starts from what is true then.
 
 mod failure;
+mod line;
 mod outcome;
 mod steps;
 mod worker;
@@ -16,10 +17,13 @@ use std::{
 };
 
 use clock::{Backoff, Entropy};
-use contracts::{InstanceId, deploy::Phase};
+use contracts::{
+    InstanceId,
+    deploy::{Phase, Waiting},
+};
 use futures_util::StreamExt;
 use service::Shutdown;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -34,6 +38,9 @@ use crate::{
     registry::{self, Registry, Row},
 };
 
+pub use line::LineConfig;
+
+use line::Line;
 use worker::Mailbox;
 
 /// How many instances are looked at at once: each look is a question or two to the engine.
@@ -74,6 +81,8 @@ pub(crate) struct Inner {
     parts: Parts,
     /// One worker an instance that has something to do.
     workers: Mutex<HashMap<InstanceId, Arc<Mailbox>>>,
+    /// Who is brought up next.
+    line: Line,
     /// How many steps may ask something of the host at once.
     permits: Semaphore,
     /// How many instances may be down at once to be renewed.
@@ -89,13 +98,15 @@ pub(crate) struct Inner {
 impl Reconciler {
     /// Starts it; it ends with `stop`, or when the last clone of it is dropped with the runtime it runs on.
     pub fn start(parts: Parts, stop: Shutdown) -> Self {
-        let permits = Semaphore::new(parts.config.concurrency);
+        let line = Line::new(parts.config.line.clone());
+        let permits = Semaphore::new(parts.config.line.at_once);
         let renewals = Semaphore::new(RENEWALS);
         let looks = Semaphore::new(LOOKS);
         let began_ms = parts.registry.now_ms();
         let inner = Inner {
             parts,
             workers: Mutex::default(),
+            line,
             permits,
             renewals,
             looks,
@@ -105,6 +116,7 @@ impl Reconciler {
         };
         let this = Self(Arc::new(inner));
         this.0.tasks.spawn(this.clone().oversee());
+        this.0.tasks.spawn(this.clone().keep_line());
         this
     }
 
@@ -133,6 +145,20 @@ impl Reconciler {
         match self.0.parts.registry.all().await {
             Ok(rows) => rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id)),
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
+        }
+    }
+
+    /// Where an instance is in line; `None` when it does not wait.
+    pub fn waiting(&self, id: InstanceId) -> Option<Waiting> {
+        self.0.line.waiting(id)
+    }
+
+    /// Lets the line go on, and tells those who watch how far they are.
+    async fn keep_line(self) {
+        let moved = |waiting: &[InstanceId]| self.0.parts.hub.tell_again(waiting);
+        tokio::select! {
+            () = self.0.stop.cancelled() => {}
+            () = self.0.line.keep(moved) => {}
         }
     }
 
@@ -218,6 +244,7 @@ impl Reconciler {
                 return;
             }
         };
+        let began = Instant::now();
         let units = match self.0.parts.engine.list().await {
             Ok(units) => units,
             Err(error) => {
@@ -226,6 +253,7 @@ impl Reconciler {
                 return;
             }
         };
+        self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
         for row in &rows {
             let unit = units.remove(&row.id);

@@ -95,6 +95,11 @@ pub(super) fn waiting(why: InstanceError) -> Progress {
     Progress { error: Some(Some(why)), events, ..Progress::default() }
 }
 
+/// What it means that others are brought up first. Who visits it waits too.
+pub(super) fn queued() -> Progress {
+    Progress { route: Some(RouteState::Starting), events: vec![NewEvent::of(EventCode::Queued)], ..Progress::default() }
+}
+
 /// What it means that a process with an older configuration was met, and ended.
 pub(super) fn run_is_old() -> Progress {
     Progress { ready: Some(None), ..Progress::default() }

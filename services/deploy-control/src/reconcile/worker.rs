@@ -20,12 +20,13 @@ use tracing::Instrument;
 use super::{
     Inner, Reconciler,
     failure::Failure,
+    line::{Rank, Turn},
     outcome::{self, Context},
     steps::{Healthy, Identity},
 };
 use crate::{
     chain, disk,
-    engine::ErrorKind,
+    engine::{ErrorKind, UnitState},
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
 };
@@ -104,6 +105,9 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         pending: Progress::default(),
         identity: None,
         healthy: None,
+        turn: None,
+        told_queued: false,
+        last_up_ms: None,
         old_runs: 0,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
         told_away: false,
@@ -142,6 +146,11 @@ pub(super) struct Worker<'a> {
     pub(super) identity: Option<Identity>,
     /// What was found healthy in this round.
     pub(super) healthy: Option<Healthy>,
+    /// Its turn to be brought up, from when it was given until it is up.
+    turn: Option<Turn>,
+    told_queued: bool,
+    /// When it was last found healthy, as far as was seen.
+    last_up_ms: Option<i64>,
     /// How often in a row it came up with an older configuration than the one that is there.
     old_runs: u32,
     /// How long to wait for something outside of this instance.
@@ -165,7 +174,15 @@ impl Worker<'_> {
             Ok(seen) => seen,
             Err(failure) => return self.failed(row, None, failure).await,
         };
+        let up = matches!(&seen.unit, Seen::Unit { unit, .. } if unit.is_up());
+        if seen.unit != Seen::Unknown {
+            self.inner.line.seen(row.id, up);
+        }
+        self.last_up_ms = row.ready_at_ms.max(self.last_up_ms);
         let steps = plan(&row, &seen, self.inner.parts.registry.now_ms());
+        if !steps.contains(&Step::Start) {
+            self.turn = None;
+        }
         if steps.is_empty() {
             // Nobody tells when an engine that cannot be asked can be asked again.
             let lost = seen.unit == Seen::Unknown;
@@ -200,10 +217,17 @@ impl Worker<'_> {
                         () = self.mailbox.wish.notified() => return Next::Anew,
                     }
                 } else {
+                    if let Some(next) = self.line_up(&row, &seen, steps).await {
+                        return next;
+                    }
                     None
                 };
                 match self.take(&mut row, steps).await {
                     Ok(()) => {
+                        if let Some(turn) = self.turn.take() {
+                            turn.done();
+                            self.told_queued = false;
+                        }
                         self.away.reset();
                         self.told_away = false;
                         self.old_runs = 0;
@@ -217,6 +241,47 @@ impl Worker<'_> {
                 }
             }
         }
+    }
+
+    /// Waits for its turn to be brought up. `None` when it has it and nothing has changed since `row` was read; else what
+    /// comes next.
+    async fn line_up(&mut self, row: &Row, seen: &Observed, steps: &[Step]) -> Option<Next> {
+        if self.turn.is_some() || !steps.contains(&Step::Start) {
+            return None;
+        }
+        let line = &self.inner.line;
+        let rank = match &seen.unit {
+            // It only goes on: its memory is there.
+            Seen::Unit { unit, .. }
+                if unit.state == UnitState::Paused && !steps.contains(&Step::Stop { then_up: true }) =>
+            {
+                return None;
+            }
+            Seen::Unit { unit, .. } if unit.is_up() => Rank::Changing,
+            _ => match self.last_up_ms {
+                Some(at) if row.observed_generation == row.generation => Rank::Returning(-at),
+                _ if row.registered => Rank::Wished(row.updated_at_ms),
+                _ => Rank::Wished(row.created_at_ms),
+            },
+        };
+        let mut turn = line.enter(row.id, rank);
+        if let Ok(turn) = turn.try_recv() {
+            self.turn = Some(turn);
+            return None;
+        }
+        if !self.told_queued {
+            match self.inner.write(row, &outcome::queued()).await {
+                Ok(Some(_)) => self.told_queued = true,
+                Ok(None) => return Some(Next::Anew),
+                Err(error) => return Some(self.wait_for_registry(&error)),
+            }
+        }
+        tokio::select! {
+            turn = turn => self.turn = turn.ok(),
+            () = self.mailbox.wish.notified() => {}
+        }
+        // What was seen is from before.
+        Some(Next::Anew)
     }
 
     /// What is seen of it.
@@ -367,6 +432,7 @@ impl Worker<'_> {
 
     /// Says that the engine is lost, once; everything else stays as it was.
     async fn lose_engine(&mut self, row: Row) -> Next {
+        self.turn = None;
         let told = matches!(row.phase, Phase::Unknown | Phase::Failed | Phase::Deleted);
         if !told {
             let progress = outcome::engine_lost();
@@ -381,6 +447,8 @@ impl Worker<'_> {
 
     /// Decides what a failure means: wait for somebody else, take the change back, try again, or give up.
     async fn failed(&mut self, row: Row, step: Option<Step>, failure: Failure) -> Next {
+        // Others shall not wait for its next attempt.
+        self.turn = None;
         let told = failure.told();
         let name = step.as_ref().map_or("observe", step_name);
         let cause = chain(&failure);

@@ -104,6 +104,7 @@ impl Row {
             desired: self.desired,
             phase: self.phase,
             error: self.error.clone(),
+            waiting: None,
             generation: self.generation,
             observed_generation: self.observed_generation,
             config_generation: self.config_generation,

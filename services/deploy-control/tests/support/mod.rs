@@ -79,6 +79,8 @@ async fn world(store: TestStore) -> World {
         ("BEAVER_ROUTER_INTERNAL_URL", &neighbours.router_url),
         // The simulated engine takes its place; folders then belong to whoever runs the test.
         ("BEAVER_ENGINE", "process"),
+        // What is free on the machine that tests run on is no part of them.
+        ("BEAVER_SPARE_MEMORY_MB", "0"),
     ]);
     let mut config = Config::from_env(&env).unwrap();
     config.database = store.database().clone();

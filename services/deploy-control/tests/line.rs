@@ -1,0 +1,129 @@
+//! Those beyond what the host bears wait in line, and nobody is refused.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use contracts::{
+    deploy::{EventCode, InstanceList, Phase, WaitsFor},
+    routes::{RouteMessage, RouteState},
+};
+use futures_util::StreamExt;
+use support::{Person, eventually, reader::Reader, sqlite_world, worlds};
+
+#[tokio::test]
+async fn a_storm_of_sign_ups_leaves_everybody_ready_or_in_line() {
+    const ALL: usize = 500;
+    const ROOM: usize = 120;
+    /// Calls of authz at once.
+    const AT_ONCE: usize = 8;
+    let mut world = sqlite_world().await;
+    world.config.reconcile.line.running = Some(ROOM);
+    let service = world.start().await;
+    let people: Vec<_> = (0..ALL).map(|n| Person::named(&format!("guest-{n}"))).collect();
+    let taken = people.iter().map(|person| service.register(person));
+    futures_util::stream::iter(taken).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+
+    let list = eventually(async || {
+        let (_, list) = service.get::<InstanceList>("/api/instances?limit=1000").await;
+        let ready = list.instances.iter().filter(|instance| instance.phase == Phase::Ready).count();
+        let waiting = list.instances.iter().filter(|instance| instance.waiting.is_some()).count();
+        if (ready, waiting) == (ROOM, ALL - ROOM) { Ok(list) } else { Err(format!("{ready} ready, {waiting} wait")) }
+    })
+    .await;
+    let failed = list.instances.iter().filter(|instance| instance.phase == Phase::Failed || instance.error.is_some());
+    assert_eq!(failed.count(), 0);
+    let waiting = list.instances.iter().filter_map(|instance| instance.waiting);
+    assert!(waiting.clone().all(|waiting| waiting.waits_for == WaitsFor::Room && waiting.seconds.is_none()));
+    let positions: BTreeSet<_> = waiting.map(|waiting| waiting.position).collect();
+    assert_eq!(positions, (1..=(ALL - ROOM) as u32).collect());
+    assert_eq!(world.engine.units().len(), ROOM, "nothing is made for those who wait");
+
+    // Room comes back: the first in line have it, by themselves.
+    let by_position = |n| list.instances.iter().find(|i| i.waiting.is_some_and(|w| w.position == n)).unwrap().id;
+    let of = |id| people.iter().find(|person| person.id == id).unwrap();
+    let up: Vec<_> = list.instances.iter().filter(|instance| instance.phase == Phase::Ready).map(|i| i.id).collect();
+    for id in &up[..3] {
+        service.wish(of(*id), "stop").await;
+    }
+    for position in 1..=3 {
+        let person = of(by_position(position));
+        service.settled(person, Phase::Ready).await;
+        let codes = service.codes(person).await;
+        assert_eq!(codes.iter().filter(|code| **code == EventCode::Queued).count(), 1, "told once: {codes:?}");
+    }
+    let next = service.instance(of(by_position(4))).await;
+    assert_eq!(next.waiting.map(|waiting| waiting.position), Some(1));
+}
+
+#[tokio::test]
+async fn whoever_waits_may_give_up_and_visitors_wait_with_the_instance() {
+    for mut world in worlds().await {
+        world.config.reconcile.line.running = Some(1);
+        let service = world.start().await;
+        let (alice, bob) = (Person::named("alice"), Person::named("bobby"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        service.register(&bob).await;
+        eventually(async || {
+            let codes = service.codes(&bob).await;
+            codes.contains(&EventCode::Queued).then_some(()).ok_or_else(|| format!("not in line: {codes:?}"))
+        })
+        .await;
+        assert_eq!(service.instance(&bob).await.waiting.map(|waiting| waiting.position), Some(1));
+        let mut feed = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+        let RouteMessage::Snapshot(routes) = serde_json::from_str(&feed.next().await.unwrap()).unwrap() else {
+            panic!("a snapshot first")
+        };
+        let route = routes.routes.iter().find(|route| route.instance_id == bob.id).unwrap();
+        assert_eq!(route.state, RouteState::Starting, "a page that goes on by itself");
+
+        // A change of what is up needs no room.
+        service.configure(&alice, "sk-0123456789abcdef0123456789abcdef").await;
+        service.settled(&alice, Phase::Ready).await;
+        service.wish(&bob, "stop").await;
+        let stopped = service.settled(&bob, Phase::Stopped).await;
+        assert_eq!((stopped.waiting, world.engine.count("start", bob.id)), (None, 0));
+        service.wish(&bob, "start").await;
+        service.until(&bob, "in line again", |instance| instance.waiting.is_some()).await;
+
+        // The service is killed: the line forms again.
+        service.kill();
+        let service = world.start().await;
+        service.until(&bob, "in line again", |instance| instance.waiting.is_some()).await;
+        assert_eq!(service.instance(&alice).await.phase, Phase::Ready);
+        service.wish(&alice, "stop").await;
+        service.settled(&bob, Phase::Ready).await;
+        assert_eq!(world.engine.count("start", bob.id), 1, "{}", world.store.name());
+    }
+}
+
+#[tokio::test]
+async fn after_the_host_was_away_those_used_last_come_first() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.line.at_once = 1;
+    let service = world.start().await;
+    let people: Vec<_> = ["alice", "bobby", "carol"].map(Person::named).into();
+    for person in &people {
+        service.register(person).await;
+        service.settled(person, Phase::Ready).await;
+    }
+    world.engine.hold("start");
+    for person in &people {
+        world.engine.crash(person.id);
+    }
+    // One of them has the turn; the other two wait in the order of their use.
+    eventually(async || {
+        let mut waiting = Vec::new();
+        for person in &people {
+            waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
+        }
+        let orders = [[None, Some(2), Some(1)], [Some(2), None, Some(1)], [Some(2), Some(1), None]];
+        if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await;
+    world.engine.release();
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+}

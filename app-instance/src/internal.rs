@@ -34,7 +34,12 @@ async fn register(
     State(app): State<Arc<App>>,
     Json(TakeOwner { assertion }): Json<TakeOwner>,
 ) -> Result<Json<OwnerTaken>, Problem> {
-    app.sign_in.verify(Purpose::Register, &assertion).await?;
+    let claims = app.sign_in.verify(Purpose::Register, &assertion).await?;
+    if app.registrar.is_due().await.map_err(Problem::unavailable)? {
+        // It gets its identity anew, after it was deleted or its data came from elsewhere: nobody is signed in any more.
+        let as_of_ms = claims.extra.at_ms.unwrap_or_else(|| app.clock.now_ms());
+        app.sign_in.sessions.end_all(as_of_ms).await.map_err(Problem::unavailable)?;
+    }
     let client_id = app.registrar.register().await?;
     Ok(Json(OwnerTaken { client_id }))
 }

@@ -10,6 +10,8 @@ pub const PROVIDER_BEFORE: &str = "provider_before";
 pub const GENERATION: &str = "config_generation";
 /// Its OAuth client's id.
 pub const CLIENT_ID: &str = "client_id";
+/// The fingerprint of the one-time token that its client was made with.
+pub const REGISTERED_WITH: &str = "registered_with";
 /// The issuer's keys as last fetched, as JSON.
 pub const ISSUER_KEYS: &str = "issuer_keys";
 /// Who is signed in, and what of the portal's was used up.

@@ -14,6 +14,7 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::json;
 use service::Problem;
+use sign_in::fingerprint;
 use store::Store;
 use token::SigningKey;
 use tokio::sync::Mutex;
@@ -52,14 +53,27 @@ impl Registrar {
         kept::get(self.store.pool(), kept::CLIENT_ID).await
     }
 
-    /// The OAuth client; registers it when there is none.
+    /// Whether there is a one-time token that has not been used yet: it is to register, also when it did before. Its client
+    /// may have been taken away since.
+    ///
+    /// # Errors
+    /// When the token cannot be read, and any database error.
+    pub async fn is_due(&self) -> anyhow::Result<bool> {
+        let Some(registration) = self.settings.read_registration()? else { return Ok(false) };
+        let used = kept::get(self.store.pool(), kept::REGISTERED_WITH).await?;
+        Ok(used != Some(fingerprint(&registration.initial_access_token)))
+    }
+
+    /// The OAuth client; registers it when that is [due](Self::is_due). The same key gives the same client, where that is
+    /// still there.
     ///
     /// # Errors
     /// 409 `registration_token_missing` or `registration_token_refused` when a new one-time token is needed, 503 when
     /// authz cannot be reached.
     pub async fn register(&self) -> Result<String, Problem> {
         let _turn = self.turn.lock().await;
-        if let Some(client_id) = self.client_id().await.map_err(Problem::unavailable)? {
+        let is_due = self.is_due().await.map_err(Problem::unavailable)?;
+        if let (false, Some(client_id)) = (is_due, self.client_id().await.map_err(Problem::unavailable)?) {
             return Ok(client_id);
         }
         let key = self.key().map_err(Problem::internal)?;
@@ -99,9 +113,17 @@ impl Registrar {
             }
             Err(error) => return Err(Problem::unavailable(error)),
         };
-        kept::set(self.store.pool(), kept::CLIENT_ID, &client_id).await.map_err(Problem::unavailable)?;
+        let used = fingerprint(&registration.initial_access_token);
+        self.keep(&client_id, &used).await.map_err(Problem::unavailable)?;
         tracing::info!(client_id, "registered with authz");
         Ok(client_id)
+    }
+
+    async fn keep(&self, client_id: &str, used: &str) -> Result<(), sqlx::Error> {
+        let mut transaction = self.store.begin().await?;
+        kept::set(&mut *transaction, kept::CLIENT_ID, client_id).await?;
+        kept::set(&mut *transaction, kept::REGISTERED_WITH, used).await?;
+        transaction.commit().await
     }
 
     /// The instance's key; made, mode 0600, when there is none.

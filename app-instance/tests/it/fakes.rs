@@ -43,6 +43,8 @@ struct Authz {
 struct AuthzState {
     /// The one-time token is spent.
     registered: Option<Jwk>,
+    /// The token that may be used once.
+    token: Option<String>,
     registrations: usize,
     token_jtis: HashSet<String>,
     tokens: usize,
@@ -65,6 +67,12 @@ impl FakeAuthz {
         tokio::spawn(axum::serve(listener, routes).into_future());
     }
 
+    /// Takes the client away, and gives another one-time token.
+    pub fn revoke(&self, token: &str) {
+        let mut state = self.0.state.lock().unwrap();
+        (state.registered, state.token) = (None, Some(token.into()));
+    }
+
     pub fn registrations(&self) -> usize {
         self.0.state.lock().unwrap().registrations
     }
@@ -72,7 +80,8 @@ impl FakeAuthz {
     async fn register(State(me): State<Self>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
         let mut state = me.0.state.lock().unwrap();
         let shown = headers.get("authorization").and_then(|v| v.to_str().ok());
-        if shown != Some(&format!("Bearer {INITIAL_TOKEN}")) || state.registered.is_some() {
+        let token = state.token.clone().unwrap_or_else(|| INITIAL_TOKEN.into());
+        if shown != Some(&format!("Bearer {token}")) || state.registered.is_some() {
             return (StatusCode::UNAUTHORIZED, Json(json!({ "error": "invalid_token" }))).into_response();
         }
         assert_eq!(body["redirect_uris"], json!([format!("{ORIGIN}/auth/callback")]));

@@ -42,6 +42,35 @@ async fn it_takes_its_owner_once_however_often_it_is_told() {
 }
 
 #[tokio::test]
+async fn one_whose_identity_was_taken_away_gets_another_and_nobody_is_signed_in_any_more() {
+    let mut house = House::build().await;
+    house.start().await;
+    let register = async |house: &House| {
+        let assertion = house.authz.assertion(Purpose::Register, "sid", None);
+        let body = json!({ "assertion": assertion });
+        house.internal(Method::POST, "/api/auth/register").json(&body).send().await.unwrap().status()
+    };
+    assert_eq!(register(&house).await, StatusCode::OK);
+    let browser = house.sign_in().await;
+    // The same token again, as when an answer was lost, and none at all.
+    assert_eq!(register(&house).await, StatusCode::OK);
+    std::fs::remove_file(house.path("config/registration.json")).unwrap();
+    assert_eq!(register(&house).await, StatusCode::OK);
+    assert!(browser.signed_in().await);
+    assert_eq!(house.authz.registrations(), 1);
+
+    house.authz.revoke("another-token");
+    let registration = json!({ "initial_access_token": "another-token", "expires_at_ms": 1 });
+    std::fs::write(house.path("config/registration.json"), registration.to_string()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(register(&house).await, StatusCode::OK);
+        assert_eq!(house.authz.registrations(), 2);
+    }
+    assert!(!browser.signed_in().await);
+    assert!(house.sign_in().await.signed_in().await, "who signs in now is in");
+}
+
+#[tokio::test]
 async fn a_refused_one_time_token_is_said_to_be_refused() {
     let mut house = House::build().await;
     let registration = json!({ "initial_access_token": "used", "expires_at_ms": 1 });

@@ -21,6 +21,7 @@
 //! | `POST /portal/operator/suspended` | [`SessionToken`] | 200 [`SuspendedList`]; 403 `operator_required` |
 //! | `POST /portal/operator/suspend` | [`SuspendAccount`] | 200 [`AccountView`]; 403 `operator_required`, 404 `account_not_found` |
 //! | `POST /backends/register` | [`RegisterBackend`] | 201 [`BackendRegistered`] |
+//! | `POST /backends/revoke` | [`RevokeBackend`] | 204, also when it has none |
 //!
 //! For instances, through their identity socket, and for whoever verifies tokens:
 //! `POST /oauth/register` (RFC 7591, with the initial access token as Bearer), `POST /oauth/token` (RFC 6749
@@ -423,6 +424,16 @@ pub struct RegisterBackend {
     pub slug: Slug,
     /// Where it may be sent back to: `<origin>/auth/callback`.
     pub redirect_uri: String,
+}
+
+/// deploy-control takes an instance's identity away: it is deleted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeBackend {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its owner.
+    pub account_id: AccountId,
 }
 
 /// What `POST /oauth/register` takes once, and what the instance's `POST /api/auth/register` takes.

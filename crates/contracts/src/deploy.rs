@@ -7,6 +7,8 @@
 //! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
 //! | `POST /api/instances/{id}/stop`, `/start`, `/restart`, `/retry` | [`OnBehalfOf`] | 202 [`Instance`] |
 //! | `POST /api/instances/{id}/plan` | [`ChangePlan`] | 202 [`Instance`]: for operators |
+//! | `POST /api/instances/{id}/delete` | [`DeleteInstance`] | 202 [`Instance`], with its [`Deletion`]; 422 `slug_mismatch` |
+//! | `POST /api/instances/{id}/undelete` | [`UndeleteInstance`] | 202 [`Instance`]; 409 `deletion_final` when it is too late |
 //! | `POST /api/instances/{id}/discard` | [`OnBehalfOf`] | 202 [`Instance`]; 409 `instance_had_owner` when somebody ever had it |
 //! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`], without those that are gone: for operators |
 //! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
@@ -14,7 +16,10 @@
 //! | `POST /api/egress-refusals` | [`crate::egress::EgressReport`] | 204; from the router |
 //! | `GET /api/routes` | – | NDJSON, see [`crate::routes`] |
 //!
-//! `account_id` is the person the call is made for; another person's instance is 404 `instance_not_found`.
+//! `account_id` is the person the call is made for; another person's instance is 404 `instance_not_found`. `by` is the person
+//! likewise, or the operator ([`By`]). What is asked of an instance that is deleted is 409 `instance_deleted`.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -75,6 +80,81 @@ pub struct OnBehalfOf {
     pub account_id: AccountId,
 }
 
+/// Who asks: a person, for an instance of their own, or the operator, for any. On the wire the account's id, or `operator`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum By {
+    /// Its owner.
+    Owner(AccountId),
+    /// The operator.
+    Operator,
+}
+
+impl By {
+    /// The person, when it is one.
+    pub fn account(self) -> Option<AccountId> {
+        match self {
+            Self::Owner(account) => Some(account),
+            Self::Operator => None,
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(account) => account.fmt(f),
+            Self::Operator => f.write_str("operator"),
+        }
+    }
+}
+
+impl From<By> for String {
+    fn from(by: By) -> Self {
+        by.to_string()
+    }
+}
+
+impl TryFrom<String> for By {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "operator" => Ok(Self::Operator),
+            id => id.parse().map(Self::Owner).map_err(|_| "it is neither an account's id nor operator".into()),
+        }
+    }
+}
+
+/// Deletes an instance: it is down at once, without identity and unknown to visitors; its data is kept for a while.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteInstance {
+    /// Who asks.
+    #[schema(value_type = String)]
+    pub by: By,
+    /// Its name, typed by whoever means it.
+    pub slug: String,
+}
+
+/// Takes a deletion back, while its data is kept.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UndeleteInstance {
+    /// Who asks.
+    #[schema(value_type = String)]
+    pub by: By,
+}
+
+/// That an instance was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deletion {
+    /// When somebody asked for it.
+    pub asked_at_ms: i64,
+    /// Until when its data is kept, and it can be taken back.
+    pub data_until_ms: i64,
+}
+
 /// What somebody wants an instance to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -83,7 +163,7 @@ pub enum Desired {
     Running,
     /// Down, with its data kept.
     Stopped,
-    /// Gone.
+    /// Gone; its data is kept for a while, see [`Deletion`].
     Deleted,
 }
 
@@ -111,7 +191,11 @@ pub enum Phase {
     Failed,
     /// The engine cannot be asked at present; what was true last is kept.
     Unknown,
-    /// Gone.
+    /// Deleted: down, without identity, unknown to visitors. Its data is kept, and it can be taken back; see [`Deletion`].
+    PendingDeletion,
+    /// Its data is being removed. Nothing brings it back.
+    Deleting,
+    /// Gone for good, with its data.
     Deleted,
 }
 
@@ -142,6 +226,9 @@ pub struct Instance {
     /// Where it is in line, while it waits to be brought up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// When it was deleted, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// Counts every wish.
     pub generation: i64,
     /// The wish that is fulfilled.
@@ -266,6 +353,20 @@ pub enum EventCode {
     PlanRequested,
     /// It is taken back, with its folders, before anybody had it.
     DiscardRequested,
+    /// Somebody deleted it; `detail` is until when its data is kept, in Unix milliseconds.
+    DeleteRequested,
+    /// Somebody took the deletion back.
+    UndeleteRequested,
+    /// The time is over: its data is removed, for good.
+    Deleted,
+    /// Somebody downloads its data.
+    Exported,
+    /// Somebody put data from an archive in the place of its own.
+    RestoreRequested,
+    /// It runs with the data from the archive.
+    Restored,
+    /// It did not come up with the data from the archive; its own is back.
+    RestoreRolledBack,
     /// It asked for something outside that the rules do not let out; `detail` is the target and, after a space, the
     /// [`crate::egress::RefusalReason`].
     EgressRefused,

@@ -115,7 +115,8 @@ fn hand_on(url: &str) -> Response {
 fn not_running(visit: &Visit, person: &Person, phase: Phase) -> Result<Response, Problem> {
     let l = visit.layout();
     let text = l.texts.t(&format!("phase_text.{}", phase_name(phase))).into();
-    let on_its_way = !matches!(phase, Phase::Stopped | Phase::Failed | Phase::Deleted);
+    let on_its_way =
+        !matches!(phase, Phase::Stopped | Phase::Failed | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted);
     let shown = NotRunningPage {
         l: l.refreshing(on_its_way),
         slug: person.slug.clone(),

@@ -167,7 +167,9 @@ fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     });
     let go = instance.and_then(|instance| match instance.phase {
         Phase::Ready if needs_provider(instance) => Some("/onboarding"),
-        Phase::Ready | Phase::Stopped | Phase::Stopping | Phase::Deleted => Some("/instance"),
+        Phase::Ready | Phase::Stopped | Phase::Stopping | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted => {
+            Some("/instance")
+        }
         _ => None,
     });
     let say = match &observed.known {
@@ -198,6 +200,8 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Stopped => "stopped",
         Phase::Failed => "failed",
         Phase::Unknown => "unknown",
+        Phase::PendingDeletion => "pending_deletion",
+        Phase::Deleting => "deleting",
         Phase::Deleted => "deleted",
     }
 }
@@ -296,7 +300,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
             phase_name(phase),
             match phase {
                 Phase::Ready => "good",
-                Phase::Stopped | Phase::Unknown | Phase::Deleted => "off",
+                Phase::Stopped | Phase::Unknown | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted => "off",
                 Phase::Failed => "bad",
                 _ => "busy",
             },
@@ -362,6 +366,13 @@ pub fn event_name(code: EventCode) -> &'static str {
         EventCode::RetryRequested => "retry_requested",
         EventCode::PlanRequested => "plan_requested",
         EventCode::DiscardRequested => "discard_requested",
+        EventCode::DeleteRequested => "delete_requested",
+        EventCode::UndeleteRequested => "undelete_requested",
+        EventCode::Deleted => "deleted",
+        EventCode::Exported => "exported",
+        EventCode::RestoreRequested => "restore_requested",
+        EventCode::Restored => "restored",
+        EventCode::RestoreRolledBack => "restore_rolled_back",
         EventCode::EgressRefused => "egress_refused",
         EventCode::EngineLost => "engine_lost",
         EventCode::EngineBack => "engine_back",

@@ -118,6 +118,7 @@ impl App {
             .route("/portal/operator/suspend", post(suspension::suspend))
             .route("/portal/operator/suspended", post(suspension::suspended))
             .route("/backends/register", post(backends::register))
+            .route("/backends/revoke", post(backends::revoke))
             // Nearly every answer holds a secret.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
         let internal = bearer::require(internal, self.config.internal_tokens.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use contracts::{
     ProblemDetails,
-    authz::{BackendRegistered, RegisterBackend},
+    authz::{BackendRegistered, RegisterBackend, RevokeBackend},
 };
 use http::StatusCode;
 use service::{Json, Problem};
@@ -14,6 +14,29 @@ use crate::{accounts, app::App, assertions, digest::sha256, refused::Answer};
 
 /// How long the one-time token holds.
 const LIFETIME_MS: i64 = 10 * 60 * 1000;
+
+/// Takes an instance's identity away: its client, and the token for one. What it was given before ends by itself within five
+/// minutes. That it has none is fine.
+#[utoipa::path(post, path = "/backends/revoke", tag = "backends", request_body = RevokeBackend, responses((status = 204)))]
+pub(crate) async fn revoke(State(app): State<Arc<App>>, Json(body): Json<RevokeBackend>) -> Answer<StatusCode> {
+    let mut transaction = app.store.begin().await?;
+    // The token first: a registration under way has it, and is over before its client is looked for.
+    for sql in [
+        "DELETE FROM initial_access_tokens WHERE instance_id = $1 AND account_id = $2",
+        "DELETE FROM spent_assertions WHERE client_id IN
+             (SELECT client_id FROM clients WHERE instance_id = $1 AND account_id = $2)",
+        "DELETE FROM clients WHERE instance_id = $1 AND account_id = $2",
+    ] {
+        sqlx::query(sql)
+            .bind(body.instance_id.to_string())
+            .bind(body.account_id.to_string())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    tracing::info!(instance_id = %body.instance_id, "took an identity away");
+    Ok(StatusCode::NO_CONTENT)
+}
 
 /// Gives a one-time initial access token (RFC 7591, section 1.2) and the assertion that makes the owner the owner.
 ///

@@ -31,6 +31,8 @@ pub struct Config {
     pub reconcile: ReconcileConfig,
     /// What plans there are.
     pub plans: PlansConfig,
+    /// How long the data of an instance that is deleted is kept.
+    pub delete_after: Duration,
     /// How long after all instances' disk use was measured it is measured again.
     pub measure_disk_every: Duration,
 }
@@ -167,6 +169,7 @@ impl Config {
                 disk_bytes: Some(u64::from(env.parse::<u32>("BEAVER_INSTANCE_DISK_MB")?) << 20)
                     .filter(|limit| *limit > 0),
             },
+            delete_after: delete_after(env)?,
             measure_disk_every: Duration::from_secs(60),
             data_dir,
         })
@@ -233,6 +236,15 @@ fn limits(env: &Env) -> Result<Limits, Error> {
     })
 }
 
+fn delete_after(env: &Env) -> Result<Duration, Error> {
+    const KEY: &str = "BEAVER_DELETE_AFTER_DAYS";
+    let days: f64 = env.parse(KEY)?;
+    if !(days.is_finite() && (0.0..=3650.0).contains(&days)) {
+        return Err(invalid(KEY, "it must be from 0 to 3650".into()));
+    }
+    Ok(Duration::from_secs_f64(days * 24.0 * 60.0 * 60.0))
+}
+
 fn default_plan(env: &Env) -> Result<PlanName, Error> {
     let key = "BEAVER_DEFAULT_PLAN";
     env.string(key)?.parse().map_err(|error: contracts::NotAPlanName| invalid(key, error.to_string()))
@@ -292,6 +304,9 @@ mod tests {
         let elsewhere = Config::from_env(&env().with("BEAVER_PLANS_FILE", "/etc/plans.toml")).unwrap();
         assert_eq!(elsewhere.plans.file, PathBuf::from("/etc/plans.toml"));
         assert!(config.data_dir.is_absolute());
+        assert_eq!(config.delete_after, Duration::from_secs(7 * 24 * 60 * 60));
+        let half = Config::from_env(&env().with("BEAVER_DELETE_AFTER_DAYS", "0.5")).unwrap();
+        assert_eq!(half.delete_after, Duration::from_secs(12 * 60 * 60));
         assert_eq!(config.plans.disk_bytes, Some(2 << 30));
         assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().plans.disk_bytes, None);
         let line = &config.reconcile.line;
@@ -314,6 +329,7 @@ mod tests {
             ("BEAVER_INSTANCE_CPUS", "NaN"),
             ("BEAVER_INSTANCE_PIDS", "0"),
             ("BEAVER_INSTANCE_DISK_MB", "-1"),
+            ("BEAVER_DELETE_AFTER_DAYS", "-1"),
             ("BEAVER_INSTANCE_UID_BASE", "0"),
             ("BEAVER_DEFAULT_PLAN", "No Plan"),
             ("BEAVER_DATA_DIR", "/a:b"),

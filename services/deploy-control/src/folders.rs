@@ -7,6 +7,8 @@
 //! With the docker engine (as root) everything has the owner it needs; with the process engine everything belongs to the
 //! one user there is.
 
+mod tombstone;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -77,6 +79,8 @@ pub struct Seen {
     pub owned: bool,
     /// The generation of the current `config.json`.
     pub config: Option<i64>,
+    /// The time on its tombstone.
+    pub tombstone: Option<i64>,
 }
 
 /// How much an instance's data takes.
@@ -318,7 +322,7 @@ impl Folders {
                 }
                 None => None,
             };
-            Ok(Seen { complete, owned, config })
+            Ok(Seen { complete, owned, config, tombstone: this.tombstone(id)? })
         })
         .await
     }

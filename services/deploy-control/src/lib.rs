@@ -110,6 +110,7 @@ impl Service {
             plans,
             reconciler: reconciler.clone(),
             stop,
+            delete_after_ms: i64::try_from(config.delete_after.as_millis()).unwrap_or(i64::MAX),
             staging: turns::Turns::default(),
         };
         let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, gate, config).routes());

@@ -2,7 +2,7 @@
 
 use contracts::{
     InstanceId,
-    authz::{BackendRegistered, RegisterBackend},
+    authz::{BackendRegistered, RegisterBackend, RevokeBackend},
     instance::{OwnerTaken, Readiness, TakeOwner, internal_path},
 };
 use http::Method;
@@ -43,6 +43,15 @@ impl Peers {
             redirect_uri: format!("{origin}/auth/callback"),
         };
         self.authz.post("/backends/register", &body).await
+    }
+
+    /// Has an instance's identity taken away. May be repeated.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn revoke_backend(&self, row: &Row) -> Result<(), CallError> {
+        self.authz.post("/backends/revoke", &RevokeBackend { instance_id: row.id, account_id: row.account_id }).await
     }
 
     /// Asks an instance whether it is healthy.

@@ -4,7 +4,7 @@
 //! an interruption the next plan begins from what is true then.
 
 use contracts::{
-    deploy::{Desired, Phase},
+    deploy::{Deletion, Desired, Phase},
     routes::RouteState,
 };
 
@@ -24,6 +24,8 @@ pub struct Observed {
     pub owned: bool,
     /// The generation of its current `config.json`; for one that reads none, the one that it should be.
     pub config: Option<i64>,
+    /// The time on the tombstone in its folder: until when the data of one that is deleted is kept.
+    pub tombstone: Option<i64>,
 }
 
 /// An instance's unit, as far as it is known.
@@ -68,6 +70,15 @@ pub enum Step {
     NoteRestarted,
     /// Remove its unit.
     Remove,
+    /// Put a tombstone into its folder: its data is kept until this time. Without the very one that its row tells of, nothing of
+    /// it is removed: a row that was restored from before somebody took a deletion back has none.
+    PutTombstone(i64),
+    /// Take the tombstone away: it is not deleted.
+    TakeTombstone,
+    /// Take its identity away.
+    Revoke,
+    /// Say that the time is over, and that nothing brings it back.
+    Condemn,
     /// Remove its folders with everything in them.
     RemoveFolders,
     /// Make its unit.
@@ -93,6 +104,8 @@ pub enum Goal {
     Stopped,
     /// Down, because it cannot be brought up.
     Failed,
+    /// Deleted, with its data kept for a while.
+    PendingDeletion,
     /// Gone.
     Deleted,
 }
@@ -104,6 +117,7 @@ impl Goal {
             Self::Ready => (Phase::Ready, RouteState::Running),
             Self::Stopped => (Phase::Stopped, RouteState::Stopped),
             Self::Failed => (Phase::Failed, RouteState::Failed),
+            Self::PendingDeletion => (Phase::PendingDeletion, RouteState::Deleted),
             Self::Deleted => (Phase::Deleted, RouteState::Deleted),
         }
     }
@@ -113,9 +127,7 @@ impl Goal {
 pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
     let (unit, current) = match &seen.unit {
         // Already said, or true whatever the engine does.
-        Seen::Unknown if matches!(row.phase, Phase::Unknown | Phase::Stopped | Phase::Failed | Phase::Deleted) => {
-            return Vec::new();
-        }
+        Seen::Unknown if row.phase == Phase::Unknown || is_down(row.phase) => return Vec::new(),
         Seen::Unknown => return vec![Step::LoseEngine],
         Seen::Absent => (None, true),
         Seen::Unit { unit, current } => (Some(unit), *current),
@@ -127,10 +139,13 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
         return vec![Step::Adopt(there)];
     }
     match row.desired {
-        Desired::Running if row.phase == Phase::Failed => down(row, unit, Goal::Failed),
+        Desired::Running if row.phase == Phase::Failed => alive(seen, down(row, unit, Goal::Failed)),
         Desired::Running => up(row, seen, unit, current, now_ms),
-        Desired::Stopped => down(row, unit, Goal::Stopped),
+        Desired::Stopped => alive(seen, down(row, unit, Goal::Stopped)),
         Desired::Deleted => {
+            if let Some(deletion) = row.deletion {
+                return deleted(row, deletion, seen, unit, now_ms);
+            }
             let mut steps = down(row, unit, Goal::Deleted);
             let settle = steps.iter().position(|step| matches!(step, Step::Settle(_)));
             // What could not be removed is tried again, but not at once.
@@ -141,14 +156,75 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
                 // Nobody ever had it, or it could not be wanted gone. Last, since its unit has them mounted.
                 steps.insert(steps.len() - 1, Step::RemoveFolders);
             }
+            if settle.is_some() {
+                // It may have got its identity before anybody wrote down that it has.
+                let at = steps.iter().position(|step| matches!(step, Step::RemoveFolders | Step::Settle(_)));
+                steps.insert(at.unwrap_or(steps.len()), Step::Revoke);
+            }
             if unit.is_some() {
                 // After stopping, before saying that it is gone.
-                let at = steps.iter().position(|step| matches!(step, Step::RemoveFolders | Step::Settle(_)));
-                steps.insert(at.unwrap_or(steps.len()), Step::Remove);
+                let after = |step: &Step| matches!(step, Step::Revoke | Step::RemoveFolders | Step::Settle(_));
+                steps.insert(steps.iter().position(after).unwrap_or(steps.len()), Step::Remove);
             }
             steps
         }
     }
+}
+
+/// Whether an instance in this phase is down, whatever the engine says.
+pub fn is_down(phase: Phase) -> bool {
+    matches!(phase, Phase::Stopped | Phase::Failed | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted)
+}
+
+/// The steps, for one that is not deleted, or not any more.
+fn alive(seen: &Observed, mut steps: Vec<Step>) -> Vec<Step> {
+    if seen.tombstone.is_some() {
+        steps.insert(0, Step::TakeTombstone);
+    }
+    steps
+}
+
+/// Down and without its identity at once; without its data when the time for that has come.
+fn deleted(row: &Row, deletion: Deletion, seen: &Observed, unit: Option<&Unit>, now_ms: i64) -> Vec<Step> {
+    let until = deletion.data_until_ms;
+    let (phase, route) = Goal::PendingDeletion.marks();
+    let said = row.phase == phase && row.route == Some(route) && row.observed_generation == row.generation;
+    let marked = seen.tombstone == Some(until);
+    match row.phase {
+        Phase::Deleted if unit.is_none() => return Vec::new(),
+        _ if said && marked && unit.is_none() && now_ms < until => return Vec::new(),
+        // What could not be done is tried again, but not at once.
+        _ if row.next_attempt_at_ms > now_ms => return vec![Step::WaitUntil(row.next_attempt_at_ms)],
+        _ => {}
+    }
+    let mut steps = Vec::new();
+    if unit.is_some_and(|unit| matches!(unit.state, UnitState::Running | UnitState::Paused)) {
+        steps.push(Step::Stop { then_up: false });
+    }
+    if unit.is_some() {
+        steps.push(Step::Remove);
+    }
+    match row.phase {
+        // It was begun, with the tombstone there: that goes with everything else.
+        Phase::Deleting => steps.extend([Step::RemoveFolders, Step::Settle(Goal::Deleted)]),
+        Phase::Deleted => steps.push(Step::Settle(Goal::Deleted)),
+        // A step of its own, so that it is written down before anything is removed.
+        _ if said && marked && steps.is_empty() => steps.push(Step::Condemn),
+        _ => {
+            if !marked {
+                // Missing, where it was once: this row is older than what is there, and whoever it belongs to gets all of
+                // the time again.
+                let kept_ms = until - deletion.asked_at_ms;
+                let is_new = !said && now_ms < until;
+                steps.push(Step::PutTombstone(if is_new { until } else { now_ms.saturating_add(kept_ms) }));
+            }
+            if !said {
+                steps.push(Step::Revoke);
+            }
+            steps.push(Step::Settle(Goal::PendingDeletion));
+        }
+    }
+    steps
 }
 
 fn down(row: &Row, unit: Option<&Unit>, goal: Goal) -> Vec<Step> {
@@ -182,6 +258,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         && seen.folders
         && seen.owned
         && seen.config == Some(target)
+        && seen.tombstone.is_none()
         && current;
     if fulfilled {
         return Vec::new();
@@ -202,7 +279,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     }
     let must_go_down = renew || lost || use_config || row.restart_pending() || process_is_old;
 
-    let mut steps = Vec::new();
+    let mut steps = alive(seen, Vec::new());
     let mut is_up = running;
     // Down before anything is exchanged under it: were the exchange first, and the last thing done before a crash, nothing
     // would tell any more that the process is from before.

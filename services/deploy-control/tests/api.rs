@@ -32,6 +32,8 @@ async fn nothing_is_answered_without_the_token() {
         ("POST", format!("{instance}/retry")),
         ("POST", format!("{instance}/plan")),
         ("POST", format!("{instance}/discard")),
+        ("POST", format!("{instance}/delete")),
+        ("POST", format!("{instance}/undelete")),
         ("GET", format!("{instance}/events?account_id={}", alice.account)),
         ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
         ("GET", "/api/routes".into()),
@@ -54,7 +56,7 @@ async fn nothing_is_answered_without_the_token() {
     assert!(list.instances.is_empty(), "nothing was taken");
     let described: serde_json::Value =
         service.client.get(format!("{}/openapi.json", service.base)).send().await.unwrap().json().await.unwrap();
-    assert_eq!(described["paths"].as_object().unwrap().len(), 14, "every call is described");
+    assert_eq!(described["paths"].as_object().unwrap().len(), 16, "every call is described");
 }
 
 #[tokio::test]
@@ -71,6 +73,10 @@ async fn another_persons_instance_is_not_found_whatever_is_asked() {
         for wish in ["stop", "start", "restart", "retry", "discard"] {
             posts.push((format!("/api/instances/{}/{wish}", alice.id), thief.clone()));
         }
+        let by = json!({ "by": bob.account });
+        posts.push((format!("/api/instances/{}/delete", alice.id), json!({ "by": bob.account, "slug": alice.slug })));
+        posts.push((format!("/api/instances/{}/delete", alice.id), json!({ "by": bob.account, "slug": "wrong" })));
+        posts.push((format!("/api/instances/{}/undelete", alice.id), by));
         // Also with a provider that would be refused: that too would tell that the instance is there.
         for key in ["sk-1", ""] {
             let body = Person { id: alice.id, ..bob.clone() }.provider(key);

@@ -80,6 +80,7 @@ async fn what_nobody_ever_had_is_taken_back_with_its_folders_and_nothing_else_is
         }
         assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "kept");
         assert!(world.engine.units().is_empty(), "{}", world.store.name());
+        assert_eq!(world.neighbours.revoked(), [alice.id], "it may have got an identity all the same");
         let (_, list) = service.get::<contracts::deploy::InstanceList>("/api/instances").await;
         assert!(list.instances.is_empty(), "what is gone is not listed");
         let body = serde_json::json!({ "account_id": alice.account });

@@ -71,6 +71,7 @@ impl Deploy {
             desired: Desired::Running,
             phase: Phase::Accepted,
             error: None,
+            deletion: None,
             generation: 1,
             observed_generation: 0,
             config_generation: 0,

@@ -234,3 +234,36 @@ async fn two_authorizations_are_none() {
     let reply = authz.send(request.body(jwks(&key()).to_string().into()).unwrap()).await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn an_identity_that_is_taken_away_is_good_for_nothing_until_there_is_another() {
+    for authz in everywhere().await {
+        let (alice, bob) = (authz.person("alice").await, authz.person("bob").await);
+        let (hers, his) = (key(), key());
+        let (client, other) = (authz.client(&alice, &hers).await, authz.client(&bob, &his).await);
+        let unused = authz.initial_access_token(&alice).await;
+        let token = async |key: &SigningKey, client: &str| {
+            authz.token(&[("client_assertion", &authz.client_assertion(key, client))]).await.status
+        };
+        assert_eq!(token(&hers, &client).await, StatusCode::OK, "the control");
+        let revoke = async |account: &Person| {
+            let body = json!({ "instance_id": alice.instance_id, "account_id": account.account_id });
+            authz.post("/backends/revoke", &body).await.status
+        };
+        assert_eq!(revoke(&bob).await, StatusCode::NO_CONTENT);
+        assert_eq!(token(&hers, &client).await, StatusCode::OK, "it is not bob's to take");
+        for _ in 0..2 {
+            assert_eq!(revoke(&alice).await, StatusCode::NO_CONTENT, "{}", authz.name());
+            assert_eq!(token(&hers, &client).await, StatusCode::UNAUTHORIZED, "{}", authz.name());
+            assert_eq!(authz.oauth_register(Some(&unused), &jwks(&hers)).await.status, StatusCode::UNAUTHORIZED);
+        }
+        assert_eq!(token(&his, &other).await, StatusCode::OK, "bob's is his still");
+        let left = "SELECT (SELECT COUNT(*) FROM clients) + (SELECT COUNT(*) FROM initial_access_tokens)
+                    + (SELECT COUNT(DISTINCT client_id) FROM spent_assertions)";
+        assert_eq!(authz.count(left).await, 3, "bob's: {}", authz.name());
+
+        let again = authz.client(&alice, &hers).await;
+        assert_ne!(again, client);
+        assert_eq!(token(&hers, &again).await, StatusCode::OK, "{}", authz.name());
+    }
+}

@@ -335,6 +335,7 @@ fn instance(of: &RegisterInstance) -> Instance {
         desired: Desired::Running,
         phase: Phase::Accepted,
         error: None,
+        deletion: None,
         generation: 1,
         observed_generation: 0,
         config_generation: 0,

@@ -4,8 +4,8 @@ use axum::extract::{Path, Query, State};
 use contracts::{
     AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
-        ChangePlan, ConfigureProvider, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf, RegisterInstance,
-        ResolveInstance,
+        By, ChangePlan, ConfigureProvider, DeleteInstance, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf,
+        RegisterInstance, ResolveInstance, UndeleteInstance,
     },
 };
 use http::StatusCode;
@@ -15,7 +15,7 @@ use service::{Json, Problem};
 use super::Api;
 use crate::{
     plans::NoPlan,
-    registry::{Row, Wish},
+    registry::{self, Row, Wish},
 };
 
 /// What every wish is answered with: it is written down, and being worked on.
@@ -48,6 +48,14 @@ impl Api {
             Err(NoPlan::NeedsImages) => {
                 Err(refused("plan_needs_images", "This plan names an image, and this engine runs none: use docker."))
             }
+        }
+    }
+
+    /// The instance, for its owner or the operator.
+    pub(super) async fn of(&self, id: InstanceId, by: By) -> Result<Row, registry::Error> {
+        match by {
+            By::Owner(account) => self.registry.get_owned(id, account).await,
+            By::Operator => self.registry.get(id).await,
         }
     }
 
@@ -193,6 +201,43 @@ pub(super) async fn discard(
     Json(body): Json<OnBehalfOf>,
 ) -> Result<Taken, Problem> {
     api.wish(&id, body, Wish::Discard).await
+}
+
+/// Deletes it: it is down at once, without identity and unknown to visitors. Its data is kept for as long as the operator has
+/// it, and with it the way back. Its name stays taken for good.
+#[utoipa::path(post, path = "/api/instances/{id}/delete", request_body = DeleteInstance,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails),
+        (status = 422, description = "slug_mismatch", body = ProblemDetails)))]
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<DeleteInstance>,
+) -> Result<Taken, Problem> {
+    let row = api.of(parse(&id)?, body.by).await?;
+    if body.slug != row.slug.as_str() {
+        return Err(Problem::field(
+            "slug",
+            "slug_mismatch",
+            "This is not its name. Type the name of what is to be deleted.",
+        ));
+    }
+    let row = api.registry.wish_by(row.id, body.by, Wish::Delete(api.delete_after_ms)).await?;
+    Ok(api.taken(&row))
+}
+
+/// Takes its deletion back: it comes up again with its data and a new identity, or stays down where it was stopped before.
+#[utoipa::path(post, path = "/api/instances/{id}/undelete", request_body = UndeleteInstance,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails),
+        (status = 409, description = "deletion_final", body = ProblemDetails)))]
+pub(super) async fn undelete(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<UndeleteInstance>,
+) -> Result<Taken, Problem> {
+    let row = api.registry.wish_by(parse(&id)?, body.by, Wish::Undelete).await?;
+    Ok(api.taken(&row))
 }
 
 /// `?limit=&after=`.

@@ -40,6 +40,8 @@ pub struct Api {
     pub reconciler: Reconciler,
     /// When streams end.
     pub stop: Shutdown,
+    /// How long the data of what is deleted is kept, in milliseconds.
+    pub delete_after_ms: i64,
     /// One configuration at a time for each instance: two that are staged at once would have the same number.
     pub staging: Turns,
 }
@@ -57,6 +59,8 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/retry", post(instances::retry))
         .route("/api/instances/{id}/plan", post(instances::change_plan))
         .route("/api/instances/{id}/discard", post(instances::discard))
+        .route("/api/instances/{id}/delete", post(instances::delete))
+        .route("/api/instances/{id}/undelete", post(instances::undelete))
         .route("/api/instances/{id}/events", get(instances::events))
         .route("/api/instances/{id}/events/stream", get(stream::stream))
         .route(contracts::egress::REFUSALS_PATH, post(egress::refusals))
@@ -82,6 +86,16 @@ impl From<registry::Error> for Problem {
                 StatusCode::CONFLICT,
                 "instance_had_owner",
                 "Somebody has, or had, this instance, and its data may be theirs: only one that nobody ever had is discarded.",
+            ),
+            registry::Error::Deleted => Problem::new(
+                StatusCode::CONFLICT,
+                "instance_deleted",
+                "This instance is deleted. Take that back first, while its data is kept.",
+            ),
+            registry::Error::DeletionFinal => Problem::new(
+                StatusCode::CONFLICT,
+                "deletion_final",
+                "The time in which this could be taken back is over; the data is being removed.",
             ),
             registry::Error::Database(error) if store::is_unavailable(&error) => Problem::unavailable(error),
             other => Problem::internal(other),

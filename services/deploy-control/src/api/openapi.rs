@@ -23,6 +23,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::retry,
         super::instances::change_plan,
         super::instances::discard,
+        super::instances::delete,
+        super::instances::undelete,
         super::instances::list,
         super::instances::events,
         super::stream::stream,

@@ -133,7 +133,10 @@ impl Reconciler {
     /// Looks at every instance that is not settled: something they may be waiting for has come back.
     pub async fn nudge_waiting(&self) {
         match self.0.parts.registry.all().await {
-            Ok(rows) => rows.iter().filter(|row| !settled(row)).for_each(|row| self.nudge(row.id)),
+            Ok(rows) => {
+                let now_ms = self.0.parts.registry.now_ms();
+                rows.iter().filter(|row| !settled(row, now_ms)).for_each(|row| self.nudge(row.id));
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "instances cannot be read")
             }
@@ -254,10 +257,11 @@ impl Reconciler {
             }
         };
         self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
+        let now_ms = self.0.parts.registry.now_ms();
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
         for row in &rows {
             let unit = units.remove(&row.id);
-            if !settled(row) || self.differs(row, unit.as_ref()).await {
+            if !settled(row, now_ms) || self.differs(row, unit.as_ref()).await {
                 self.nudge(row.id);
             }
         }
@@ -292,9 +296,13 @@ impl Reconciler {
 }
 
 /// Whether nothing is left to do for it, as far as its row tells.
-fn settled(row: &Row) -> bool {
-    matches!(row.phase, Phase::Ready | Phase::Stopped | Phase::Failed | Phase::Deleted)
-        && row.observed_generation == row.generation
+fn settled(row: &Row, now_ms: i64) -> bool {
+    let rests = match row.phase {
+        Phase::Ready | Phase::Stopped | Phase::Failed | Phase::Deleted => true,
+        Phase::PendingDeletion => row.deletion.is_some_and(|deletion| now_ms < deletion.data_until_ms),
+        _ => false,
+    };
+    rests && row.observed_generation == row.generation
 }
 
 /// What a program that knows nothing of Beaver finds in its environment, at this origin.

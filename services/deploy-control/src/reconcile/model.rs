@@ -5,7 +5,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName,
-    deploy::{Desired, Phase},
+    deploy::{Deletion, Desired, Phase},
     routes::RouteState,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -15,7 +15,7 @@ use super::outcome::{self, Context};
 use crate::{
     engine::{Unit, UnitState},
     plan::{Goal, Observed, Seen, Step, plan},
-    registry::{Progress, Row},
+    registry::{Progress, Row, Wish, wished},
 };
 
 /// Everything there is of one instance.
@@ -25,9 +25,15 @@ struct World {
     unit: Option<Container>,
     folders: bool,
     owned: bool,
+    /// The time on its tombstone.
+    tombstone: Option<i64>,
+    /// Whether authz has an identity for it.
+    identity: bool,
     /// Whether it knows its owner, as far as its data tells it.
     has_owner: bool,
     config: Option<i64>,
+    /// Whether its data was ever removed.
+    wiped: bool,
     runs: u32,
     now_ms: i64,
     /// How often an instance was waited for that ran with an older configuration.
@@ -66,7 +72,7 @@ impl World {
         };
         // As the worker sees it: what reads no configuration has the one that it should have.
         let config = if self.row.plan.is_workspace() { self.config } else { Some(self.row.config_target()) };
-        Observed { unit, folders: self.folders, owned: self.owned, config }
+        Observed { unit, folders: self.folders, owned: self.owned, config, tombstone: self.tombstone }
     }
 
     fn plan(&self) -> Vec<Step> {
@@ -95,8 +101,10 @@ impl World {
             Step::Remove => self.unit = None,
             Step::RemoveFolders => {
                 assert!(self.unit.is_none(), "nothing has them mounted");
-                assert!(!self.row.registered, "nobody's data");
-                (self.folders, self.config) = (false, None);
+                assert!(!self.row.registered && self.row.desired == Desired::Deleted, "nobody's data");
+                assert!(self.row.deletion.is_none() || self.row.phase == Phase::Deleting, "it is written down before");
+                self.tombstone = None;
+                (self.folders, self.config, self.wiped) = (false, None, true);
             }
             Step::Create => {
                 assert!(self.unit.is_none() && self.folders, "made once, on its folders");
@@ -125,9 +133,30 @@ impl World {
             Step::Register => {
                 assert!(self.unit.as_ref().is_some_and(Container::is_up), "it can answer");
                 assert!(self.row.plan.is_workspace(), "nobody else's program takes an owner");
-                self.has_owner = true;
+                (self.has_owner, self.identity) = (true, true);
             }
             Step::Identify => assert!(self.row.plan.is_workspace(), "nobody else's program has an identity"),
+            Step::PutTombstone(until) => {
+                assert_eq!(self.row.desired, Desired::Deleted);
+                assert!(*until > self.now_ms, "nothing is removed that was not there to be taken back");
+                self.tombstone = Some(*until);
+            }
+            Step::TakeTombstone => {
+                assert_ne!(self.row.desired, Desired::Deleted);
+                self.tombstone = None;
+            }
+            Step::Revoke => {
+                assert!(self.unit.is_none() && self.row.desired == Desired::Deleted, "nothing runs with it any more");
+                self.identity = false;
+            }
+            Step::Condemn => {
+                let until = self.row.deletion.expect("it is deleted").data_until_ms;
+                assert!(
+                    self.now_ms >= until && self.tombstone == Some(until),
+                    "not before its time, and not by an old row"
+                );
+                assert!(self.unit.is_none() && !self.identity, "it is down and without identity");
+            }
             Step::Adopt(generation) => assert_eq!(self.config, Some(*generation), "only what is there is taken over"),
             Step::LoseEngine | Step::NoteDown | Step::NoteRestarted | Step::Settle(_) => {}
         }
@@ -170,6 +199,33 @@ impl World {
         }
     }
 
+    /// Takes plans that break off so, one after the other.
+    fn disturbed(&mut self, interruptions: &[(usize, bool)]) {
+        for (count, written) in interruptions {
+            let steps = self.plan();
+            self.take(&steps, *count, *written);
+        }
+    }
+
+    /// Takes plans until nothing is left to do.
+    fn settles(&mut self) {
+        for _ in 0..20 {
+            let steps = self.plan();
+            if steps.is_empty() {
+                return;
+            }
+            self.take(&steps, steps.len(), true);
+        }
+        panic!("it does not come to an end: {:?} {self:?}", self.plan());
+    }
+
+    /// Writes a wish down.
+    fn wish(&mut self, wish: &Wish) {
+        if let Some((row, _)) = wished(self.row.clone(), wish, self.now_ms) {
+            self.row = row;
+        }
+    }
+
     /// Whether everything is as it is wanted, by another measure than the plan's.
     fn is_as_wanted(&self) -> Result<(), String> {
         let row = &self.row;
@@ -187,7 +243,16 @@ impl World {
                 )
             }
             Desired::Stopped => (Goal::Stopped, !up),
-            Desired::Deleted => (Goal::Deleted, self.unit.is_none()),
+            Desired::Deleted => {
+                let nothing_runs = self.unit.is_none() && !self.identity;
+                match row.deletion {
+                    Some(deletion) if self.now_ms < deletion.data_until_ms && row.phase != Phase::Deleted => {
+                        (Goal::PendingDeletion, nothing_runs && self.tombstone == Some(deletion.data_until_ms))
+                    }
+                    Some(_) => (Goal::Deleted, nothing_runs && !self.folders && self.tombstone.is_none()),
+                    None => (Goal::Deleted, nothing_runs),
+                }
+            }
         };
         let (phase, route) = goal.marks();
         let told = row.phase == phase && row.route == Some(route) && row.observed_generation == row.generation;
@@ -195,7 +260,7 @@ impl World {
     }
 }
 
-const PHASES: [Phase; 11] = [
+const PHASES: [Phase; 12] = [
     Phase::Accepted,
     Phase::Preparing,
     Phase::Creating,
@@ -206,6 +271,7 @@ const PHASES: [Phase; 11] = [
     Phase::Stopped,
     Phase::Failed,
     Phase::Unknown,
+    Phase::PendingDeletion,
     Phase::Deleted,
 ];
 
@@ -229,14 +295,17 @@ fn worlds() -> impl Strategy<Value = World> {
         (0_i64..4, 0_i64..400_000),
     );
     let config = prop_oneof![2 => Just(None), 1 => (0_i64..3).prop_map(Some)];
+    // When it was deleted, for how long its data is kept, and whether its tombstone is there, is another, or is missing.
+    let deleted = (option::weighted(0.7, (0_i64..400_000, 1_i64..300_000)), prop::bool::weighted(0.3), any::<bool>());
     let folders = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
     let there = (option::weighted(0.8, container), folders, config, has);
-    (row, there).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner)))| {
+    (row, there, deleted).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner)), deleted)| {
         let (desired, phase, route, counts, (registered, plan), ready_run, (attempts, next_attempt_at_ms)) = row;
         let (generation, restart, config_generation, applied, refused) = counts;
         let uuid = Uuid::from_u128(1);
-        let row = Row {
+        let (deletion, has_other, mut identity) = deleted;
+        let mut row = Row {
             id: InstanceId::from_uuid(uuid),
             number: 1,
             uid: 20_001,
@@ -244,6 +313,8 @@ fn worlds() -> impl Strategy<Value = World> {
             account_id: AccountId::from_uuid(uuid),
             plan: plan.parse::<PlanName>().expect("a plan's name"),
             desired,
+            before_deletion: None,
+            deletion: None,
             generation: generation + 1,
             observed_generation: generation,
             restart_generation: restart,
@@ -251,6 +322,9 @@ fn worlds() -> impl Strategy<Value = World> {
             config_generation,
             applied_config_generation: applied.min(config_generation),
             refused_config_generation: refused.min(config_generation),
+            archive_generation: 0,
+            applied_archive_generation: 0,
+            refused_archive_generation: 0,
             phase,
             route,
             registered,
@@ -271,9 +345,42 @@ fn worlds() -> impl Strategy<Value = World> {
             // It was found healthy, so with the configuration that then came into force.
             container.config = row.applied_config_generation;
         }
+        let (mut folders, mut tombstone) = (folders, (has_other && folders).then_some(7));
+        if let (Desired::Deleted, Some((asked_at_ms, kept_ms))) = (desired, deletion) {
+            let data_until_ms = asked_at_ms + kept_ms;
+            (row.deletion, row.registered) = (Some(Deletion { asked_at_ms, data_until_ms }), false);
+            row.before_deletion = Some(Desired::Running);
+            if tombstone.is_none() && identity {
+                tombstone = Some(data_until_ms);
+            }
+            if matches!(phase, Phase::PendingDeletion | Phase::Deleted) {
+                // It was settled so: only the folders, and what runs, may have changed since.
+                (row.route, row.observed_generation, identity) = (Some(RouteState::Deleted), row.generation, false);
+            }
+            if phase == Phase::Deleted {
+                (folders, tombstone) = (false, None);
+            }
+        }
+        if desired != Desired::Deleted && matches!(phase, Phase::PendingDeletion | Phase::Deleted) {
+            // A deletion that is taken back takes its phase along.
+            row.phase = Phase::Accepted;
+        }
         let config = config.unwrap_or(row.config_target());
         let config = (folders && has_config).then_some(config);
-        World { row, unit, folders, owned, has_owner, config, runs: 3, now_ms: 400_000, failures: 0 }
+        World {
+            row,
+            unit,
+            folders,
+            owned,
+            tombstone,
+            identity,
+            has_owner,
+            config,
+            wiped: false,
+            runs: 3,
+            now_ms: 400_000,
+            failures: 0,
+        }
     })
 }
 
@@ -286,10 +393,7 @@ proptest! {
         interruptions in prop_oneof![Just(Vec::new()), vec((0_usize..6, any::<bool>()), 0..12)],
     ) {
         let refused = world.row.refused_config_generation;
-        for (count, written) in interruptions {
-            let steps = world.plan();
-            world.take(&steps, count, written);
-        }
+        world.disturbed(&interruptions);
         let mut taken = Vec::new();
         for _ in 0..20 {
             let steps = world.plan();
@@ -305,6 +409,47 @@ proptest! {
         prop_assert_eq!(world.row.refused_config_generation, refused, "{:?}", taken);
         let asked = taken.iter().any(|step| matches!(step, Step::AwaitHealthy(_)));
         prop_assert!(world.has_owner || !world.row.plan.is_workspace() || !asked || world.row.phase != Phase::Ready, "{taken:?} {world:?}");
+    }
+
+    #[test]
+    fn what_is_deleted_keeps_its_data_until_its_time_and_no_longer(
+        mut world in worlds().prop_filter("not deleted yet", |world| world.row.desired != Desired::Deleted),
+        interruptions in vec((0_usize..6, any::<bool>()), 0..8),
+        kept_ms in 1_i64..1_000,
+    ) {
+        world.wish(&Wish::Delete(kept_ms));
+        let deletion = world.row.deletion.expect("it is deleted");
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(!world.wiped && world.row.phase == Phase::PendingDeletion, "{world:?}");
+        let (pending, as_it_was) = (world.row.clone(), world.clone());
+
+        // Nothing happens up to the last moment, and everything from then on.
+        world.now_ms = world.row.deletion.unwrap_or(deletion).data_until_ms - 1;
+        prop_assert!(world.plan().is_empty(), "{world:?}");
+        world.now_ms += 1;
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(world.wiped && !world.folders && world.row.phase == Phase::Deleted, "{world:?}");
+
+        // Taken back, it is as it was; and a row from before that, restored, removes nothing of it, whatever time it is.
+        let mut world = as_it_was;
+        world.wish(&Wish::Undelete);
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(!world.wiped && world.row.deletion.is_none() && world.tombstone.is_none(), "{world:?}");
+        world.row = pending;
+        world.now_ms += 1_000_000;
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert!(!world.wiped && world.row.phase == Phase::PendingDeletion, "{world:?}");
+        prop_assert!(world.row.deletion.is_some_and(|deletion| deletion.data_until_ms > world.now_ms), "{world:?}");
+        world.wish(&Wish::Undelete);
+        world.settles();
+        prop_assert!(!world.wiped && world.is_as_wanted() == Ok(()), "{world:?}");
     }
 
     #[test]
@@ -335,7 +480,9 @@ proptest! {
         prop_assert_eq!(stopped.attempts == 0, quiet_ms >= outcome::QUIET_MS);
         let error = contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
         let failed = outcome::failed(&stopped, error, false, &context).applied_to(stopped.clone());
-        prop_assert_eq!(failed.phase == Phase::Failed, quiet_ms < outcome::QUIET_MS || stopped.phase == Phase::Failed);
+        // What is to be deleted is never given up.
+        let given_up = quiet_ms < outcome::QUIET_MS && stopped.deletion.is_none();
+        prop_assert_eq!(failed.phase == Phase::Failed, given_up || stopped.phase == Phase::Failed);
     }
 
     #[test]

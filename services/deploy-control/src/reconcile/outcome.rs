@@ -47,6 +47,7 @@ pub(super) fn before(row: &Row, step: &Step) -> Progress {
         Step::Register => phase(Phase::Registering),
         Step::Stop { then_up: true } => coming_up(Phase::Stopping),
         Step::Stop { then_up: false } => phase(Phase::Stopping),
+        Step::PutTombstone(until) => Progress { data_until_ms: Some(*until), ..Progress::default() },
         _ => Progress::default(),
     }
 }
@@ -79,6 +80,7 @@ pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
             events: vec![NewEvent::of(EventCode::ConfigApplied).detail(*generation)],
             ..Progress::default()
         },
+        Step::Condemn => Progress { phase: Some(Phase::Deleting), ..Progress::default() },
         Step::Settle(goal) => settled(row, *goal, context),
         _ => Progress::default(),
     }
@@ -134,7 +136,8 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         events: vec![NewEvent::of(EventCode::AttemptFailed).detail(&why.code)],
         ..Progress::default()
     };
-    if attempts >= ATTEMPTS {
+    // What is to be deleted is, however long that takes.
+    if attempts >= ATTEMPTS && row.deletion.is_none() {
         progress.then(given_up(why.clone()));
     }
     progress.error = Some(Some(why));
@@ -212,7 +215,14 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
                 progress.events.push(NewEvent::of(EventCode::Stopped));
             }
         }
-        Goal::Deleted => progress.ready = Some(None),
+        Goal::PendingDeletion => (progress.ready, progress.error) = (Some(None), Some(None)),
+        Goal::Deleted => {
+            (progress.ready, progress.error) = (Some(None), Some(None));
+            // One that is discarded was nobody's.
+            if row.deletion.is_some() && row.phase != phase {
+                progress.events.push(NewEvent::of(EventCode::Deleted));
+            }
+        }
         // It was told when it failed.
         Goal::Failed => {}
     }

@@ -45,6 +45,9 @@ impl Inner {
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
             Step::Stop { .. } => engine.stop(row.id).await?,
             Step::Remove => engine.remove(row.id).await?,
+            Step::PutTombstone(until) => folders.put_tombstone(row.id, *until).await?,
+            Step::TakeTombstone => folders.take_tombstone(row.id).await?,
+            Step::Revoke => self.parts.peers.revoke_backend(row).await.map_err(Failure::of_call)?,
             Step::RemoveFolders => folders.remove(row.id).await?,
             Step::Create => engine.ensure(&self.spec(row)?).await?,
             Step::Start => engine.start(row.id).await?,
@@ -57,6 +60,7 @@ impl Inner {
             | Step::NoteDown
             | Step::NoteRestarted
             | Step::Adopt(_)
+            | Step::Condemn
             | Step::Settle(_) => {}
         }
         Ok(None)

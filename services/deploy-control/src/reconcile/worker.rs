@@ -27,6 +27,7 @@ use super::{
 use crate::{
     chain, disk,
     engine::{ErrorKind, UnitState},
+    folders,
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
 };
@@ -295,10 +296,11 @@ impl Worker<'_> {
             Err(error) if error.kind == ErrorKind::Unavailable => {}
             Err(error) => return Err(error.into()),
         }
-        let folders = async { Ok(parts.folders.observe(row).await?) };
-        let (unit, folders) = tokio::try_join!(self.observe_unit(row), folders)?;
+        let looked = async { Ok(parts.folders.observe(row).await?) };
+        let (unit, folders) = tokio::try_join!(self.observe_unit(row), looked)?;
         let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
-        Ok(Observed { unit, folders: folders.complete, owned: folders.owned, config })
+        let folders::Seen { complete, owned, tombstone, .. } = folders;
+        Ok(Observed { unit, folders: complete, owned, config, tombstone })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
@@ -433,7 +435,10 @@ impl Worker<'_> {
     /// Says that the engine is lost, once; everything else stays as it was.
     async fn lose_engine(&mut self, row: Row) -> Next {
         self.turn = None;
-        let told = matches!(row.phase, Phase::Unknown | Phase::Failed | Phase::Deleted);
+        let told = matches!(
+            row.phase,
+            Phase::Unknown | Phase::Failed | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted
+        );
         if !told {
             let progress = outcome::engine_lost();
             match self.inner.write(&row, &progress).await {
@@ -564,7 +569,13 @@ fn independent(step: &Step) -> bool {
 fn only_tells(step: &Step) -> bool {
     matches!(
         step,
-        Step::NoteDown | Step::NoteRestarted | Step::Adopt(_) | Step::Settle(_) | Step::LoseEngine | Step::WaitUntil(_)
+        Step::NoteDown
+            | Step::NoteRestarted
+            | Step::Adopt(_)
+            | Step::Condemn
+            | Step::Settle(_)
+            | Step::LoseEngine
+            | Step::WaitUntil(_)
     )
 }
 
@@ -585,6 +596,10 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Stop { .. } => "stop",
         Step::NoteRestarted => "note_restarted",
         Step::Remove => "remove",
+        Step::PutTombstone(_) => "put_tombstone",
+        Step::TakeTombstone => "take_tombstone",
+        Step::Revoke => "revoke",
+        Step::Condemn => "condemn",
         Step::RemoveFolders => "remove_folders",
         Step::Create => "create",
         Step::Identify => "identify",

@@ -18,6 +18,8 @@ use store::Store;
 
 pub use progress::Progress;
 pub use row::Row;
+#[cfg(test)]
+pub(crate) use wishes::wished;
 pub use wishes::{Registered, Wish};
 
 use row::{Columns, EventColumns, word};
@@ -40,6 +42,12 @@ pub enum Error {
     /// It has, or once had, its owner.
     #[error("somebody has or had it")]
     HadOwner,
+    /// It is deleted: first that has to be taken back.
+    #[error("it is deleted")]
+    Deleted,
+    /// The time in which its deletion could be taken back is over.
+    #[error("its deletion is final")]
+    DeletionFinal,
     /// A column holds something that this program did not write.
     #[error("the column {column} holds something unreadable")]
     Corrupt {
@@ -246,7 +254,9 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          observed_generation = $5, applied_restart_generation = $6, applied_config_generation = $7, \
          refused_config_generation = $8, phase = $9, route = $10, registered = $11, ready_run = $12, ready_at_ms = $13, \
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
-         last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22 WHERE id = $23 AND version = $24",
+         last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22, before_deletion = $23, deleted_at_ms = $24, \
+         data_until_ms = $25, archive_generation = $26, applied_archive_generation = $27, \
+         refused_archive_generation = $28 WHERE id = $29 AND version = $30",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -270,6 +280,12 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.updated_at_ms)
     .bind(i64::from(row.disk_full))
     .bind(row.plan.as_str())
+    .bind(row.before_deletion.as_ref().map(word).unwrap_or_default())
+    .bind(row.deletion.map(|deletion| deletion.asked_at_ms))
+    .bind(row.deletion.map(|deletion| deletion.data_until_ms))
+    .bind(row.archive_generation)
+    .bind(row.applied_archive_generation)
+    .bind(row.refused_archive_generation)
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

@@ -24,6 +24,8 @@ pub struct Progress {
     pub applied_config_generation: Option<i64>,
     /// The configuration that did not hold.
     pub refused_config_generation: Option<i64>,
+    /// Until when the data of one that is deleted is kept.
+    pub data_until_ms: Option<i64>,
     /// Whether it has its owner.
     pub registered: Option<bool>,
     /// The run found healthy, and when; or that there is none any more.
@@ -47,6 +49,7 @@ impl Progress {
             config_generation,
             applied_config_generation,
             refused_config_generation,
+            data_until_ms,
             registered,
             ready,
             attempts,
@@ -60,6 +63,7 @@ impl Progress {
         self.config_generation = config_generation.or(self.config_generation);
         self.applied_config_generation = applied_config_generation.or(self.applied_config_generation);
         self.refused_config_generation = refused_config_generation.or(self.refused_config_generation);
+        self.data_until_ms = data_until_ms.or(self.data_until_ms);
         self.registered = registered.or(self.registered);
         self.ready = ready.or(self.ready.take());
         self.attempts = attempts.or(self.attempts);
@@ -76,6 +80,9 @@ impl Progress {
         row.config_generation = self.config_generation.unwrap_or(row.config_generation);
         row.applied_config_generation = self.applied_config_generation.unwrap_or(row.applied_config_generation);
         row.refused_config_generation = self.refused_config_generation.unwrap_or(row.refused_config_generation);
+        if let (Some(deletion), Some(until)) = (&mut row.deletion, self.data_until_ms) {
+            deletion.data_until_ms = until;
+        }
         row.registered = self.registered.unwrap_or(row.registered);
         if let Some(ready) = &self.ready {
             (row.ready_run, row.ready_at_ms) = ready.clone().unzip();

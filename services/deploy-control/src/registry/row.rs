@@ -2,7 +2,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName, Slug,
-    deploy::{Desired, Event, Instance, InstanceError, Phase},
+    deploy::{Deletion, Desired, Event, Instance, InstanceError, Phase},
     routes::{Route, RouteState, SignIn},
 };
 use serde::{Deserialize, Serialize, de::value::StrDeserializer};
@@ -26,6 +26,10 @@ pub struct Row {
     pub plan: PlanName,
     /// What is wanted.
     pub desired: Desired,
+    /// What was wanted before it was deleted, to which it comes back.
+    pub before_deletion: Option<Desired>,
+    /// When it was deleted, and until when its data is kept. One that is discarded has none.
+    pub deletion: Option<Deletion>,
     /// Counts every wish.
     pub generation: i64,
     /// The wish that is fulfilled.
@@ -40,6 +44,12 @@ pub struct Row {
     pub applied_config_generation: i64,
     /// The newest configuration that did not hold.
     pub refused_config_generation: i64,
+    /// Counts archives that were put in the place of its data.
+    pub archive_generation: i64,
+    /// The newest of them that is in force, or was taken back.
+    pub applied_archive_generation: i64,
+    /// The newest of them with which it did not come up.
+    pub refused_archive_generation: i64,
     /// What is.
     pub phase: Phase,
     /// What the router was told last; `None` before the first time.
@@ -105,6 +115,7 @@ impl Row {
             phase: self.phase,
             error: self.error.clone(),
             waiting: None,
+            deletion: self.deletion,
             generation: self.generation,
             observed_generation: self.observed_generation,
             config_generation: self.config_generation,
@@ -148,6 +159,9 @@ pub(super) struct Columns {
     account_id: String,
     plan: String,
     desired: String,
+    before_deletion: String,
+    deleted_at_ms: Option<i64>,
+    data_until_ms: Option<i64>,
     generation: i64,
     observed_generation: i64,
     restart_generation: i64,
@@ -155,6 +169,9 @@ pub(super) struct Columns {
     config_generation: i64,
     applied_config_generation: i64,
     refused_config_generation: i64,
+    archive_generation: i64,
+    applied_archive_generation: i64,
+    refused_archive_generation: i64,
     phase: String,
     route: String,
     registered: i64,
@@ -183,6 +200,14 @@ impl TryFrom<Columns> for Row {
             account_id: c.account_id.parse().map_err(|_| Error::Corrupt { column: "account_id" })?,
             plan: c.plan.parse().map_err(|_| Error::Corrupt { column: "plan" })?,
             desired: read("desired", &c.desired)?,
+            before_deletion: match c.before_deletion.as_str() {
+                "" => None,
+                word => Some(read("before_deletion", word)?),
+            },
+            deletion: match (c.deleted_at_ms, c.data_until_ms) {
+                (Some(asked_at_ms), Some(data_until_ms)) => Some(Deletion { asked_at_ms, data_until_ms }),
+                _ => None,
+            },
             generation: c.generation,
             observed_generation: c.observed_generation,
             restart_generation: c.restart_generation,
@@ -190,6 +215,9 @@ impl TryFrom<Columns> for Row {
             config_generation: c.config_generation,
             applied_config_generation: c.applied_config_generation,
             refused_config_generation: c.refused_config_generation,
+            archive_generation: c.archive_generation,
+            applied_archive_generation: c.applied_archive_generation,
+            refused_archive_generation: c.refused_archive_generation,
             phase: read("phase", &c.phase)?,
             route: if c.route.is_empty() { None } else { Some(read("route", &c.route)?) },
             registered: c.registered != 0,

@@ -258,6 +258,7 @@ async fn every_column_comes_back_as_it_was_written() {
             config_generation: Some(3),
             applied_config_generation: Some(3),
             refused_config_generation: Some(4),
+            data_until_ms: None,
             registered: Some(true),
             ready: Some(Some(("run-1".into(), 77))),
             attempts: Some((5, 99)),

@@ -2,7 +2,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName,
-    deploy::{Desired, EventCode, InstanceError, Phase, RegisterInstance},
+    deploy::{By, Deletion, Desired, EventCode, InstanceError, Phase, RegisterInstance},
     routes::RouteState,
 };
 
@@ -24,6 +24,10 @@ pub enum Wish {
     Retry,
     /// Gone, with its folders. Only one that nobody ever had.
     Discard,
+    /// Gone; its data is kept for so many milliseconds.
+    Delete(i64),
+    /// As it was before it was deleted.
+    Undelete,
     /// This configuration, whose file is in its place already.
     Configure(i64),
     /// Another plan.
@@ -123,27 +127,36 @@ impl Registry {
         self.wish_of(id, None, &wish).await
     }
 
+    /// The same for whoever it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] also when it is another person's; [`Error::Deleted`]; [`Error::DeletionFinal`]; [`Error::Database`].
+    pub async fn wish_by(&self, id: InstanceId, by: By, wish: Wish) -> Result<Row, Error> {
+        self.wish_of(id, by.account(), &wish).await
+    }
+
     async fn wish_of(&self, id: InstanceId, account: Option<AccountId>, wish: &Wish) -> Result<Row, Error> {
         for _ in 0..TRIES {
             let row = match account {
                 Some(account) => self.get_owned(id, account).await?,
                 None => self.get(id).await?,
             };
-            if row.desired == Desired::Deleted {
-                return Err(Error::NotFound);
-            }
+            let now_ms = self.now_ms();
+            may_be_wished(&row, wish, now_ms)?;
             if *wish == Wish::Discard && (row.has_its_owner() || self.ever_registered(id).await?) {
                 return Err(Error::HadOwner);
             }
-            let Some((next, code)) = wished(row.clone(), wish) else { return Ok(row) };
+            let Some((next, code)) = wished(row.clone(), wish, now_ms) else { return Ok(row) };
             let detail = match wish {
                 Wish::Configure(generation) => Some(generation.to_string()),
                 Wish::Plan(plan) => Some(plan.to_string()),
+                Wish::Delete(_) => next.deletion.map(|deletion| deletion.data_until_ms.to_string()),
                 _ => None,
             };
             let actor = account.map_or_else(|| "operator".into(), |account| account.to_string());
             let event = NewEvent { code, actor, detail };
-            if let Some(written) = super::write(&self.store, next, &[event], self.now_ms()).await? {
+            if let Some(written) = super::write(&self.store, next, &[event], now_ms).await? {
                 return Ok(written);
             }
             // The reconciler or another wish was quicker: on what is true now.
@@ -236,12 +249,34 @@ async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, E
     Ok(taken.bind(name).fetch_one(&mut **transaction).await?)
 }
 
+/// Whether anything can be wished of it: not when it is gone, and of one that is deleted only that it is not, or that it comes
+/// back stopped.
+fn may_be_wished(row: &Row, wish: &Wish, now_ms: i64) -> Result<(), Error> {
+    let deletion = match (row.desired, row.deletion) {
+        (Desired::Running | Desired::Stopped, _) => return Ok(()),
+        (Desired::Deleted, Some(deletion)) if row.phase != Phase::Deleted => deletion,
+        (Desired::Deleted, _) => return Err(Error::NotFound),
+    };
+    match wish {
+        // Removing may have begun, which is written down, or may begin at any moment.
+        Wish::Undelete if row.phase == Phase::Deleting || deletion.data_until_ms <= now_ms => Err(Error::DeletionFinal),
+        Wish::Undelete | Wish::Delete(_) | Wish::Stop => Ok(()),
+        _ => Err(Error::Deleted),
+    }
+}
+
 /// The row with the wish in it, and how it is told; `None` when there is nothing to change.
-fn wished(mut row: Row, wish: &Wish) -> Option<(Row, EventCode)> {
+pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, EventCode)> {
     let running = row.desired == Desired::Running;
     let failed = row.phase == Phase::Failed;
     let code = match wish {
         Wish::Stop if row.desired == Desired::Stopped => return None,
+        // It is to come back so.
+        Wish::Stop if row.desired == Desired::Deleted && row.before_deletion == Some(Desired::Stopped) => return None,
+        Wish::Stop if row.desired == Desired::Deleted => {
+            row.before_deletion = Some(Desired::Stopped);
+            EventCode::StopRequested
+        }
         Wish::Stop => {
             row.desired = Desired::Stopped;
             // From here on its end is no surprise, also when another wish comes before the end was written down.
@@ -264,6 +299,25 @@ fn wished(mut row: Row, wish: &Wish) -> Option<(Row, EventCode)> {
             row.desired = Desired::Deleted;
             row.ready_run = None;
             EventCode::DiscardRequested
+        }
+        Wish::Delete(_) if row.desired == Desired::Deleted => return None,
+        Wish::Delete(kept_ms) => {
+            row.before_deletion = Some(row.desired);
+            row.desired = Desired::Deleted;
+            row.deletion = Some(Deletion { asked_at_ms: now_ms, data_until_ms: now_ms.saturating_add(*kept_ms) });
+            row.ready_run = None;
+            // Its identity ends with it. Should it come back, it gets one anew, and with that nobody is signed in.
+            row.registered = false;
+            // Nobody gets to it any more, and it gets nowhere, however long it takes to stop it.
+            row.route = Some(RouteState::Deleted);
+            EventCode::DeleteRequested
+        }
+        Wish::Undelete if row.desired != Desired::Deleted => return None,
+        Wish::Undelete => {
+            row.desired = row.before_deletion.take().unwrap_or(Desired::Running);
+            row.deletion = None;
+            row.phase = if row.desired == Desired::Running { Phase::Accepted } else { Phase::Stopping };
+            EventCode::UndeleteRequested
         }
         Wish::Configure(generation) if *generation <= row.config_generation => return None,
         Wish::Configure(generation) => {

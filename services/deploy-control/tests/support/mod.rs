@@ -36,6 +36,7 @@ pub struct World {
     pub neighbours: Neighbours,
     pub store: TestStore,
     pub config: Config,
+    pub clock: Clock,
     _folder: tempfile::TempDir,
 }
 
@@ -86,7 +87,7 @@ async fn world(store: TestStore) -> World {
     config.database = store.database().clone();
     config.reconcile.first_retry = Duration::from_millis(4);
     config.reconcile.start_timeout = Duration::from_millis(700);
-    World { engine, neighbours, store, config, _folder: folder }
+    World { engine, neighbours, store, config, clock: Clock::system(), _folder: folder }
 }
 
 impl World {
@@ -97,7 +98,7 @@ impl World {
 
     /// As [`World::start`], with or without a router.
     pub async fn start_followed(&self, follows: bool) -> Running {
-        let mut running = start(&self.config, Arc::new(self.engine.clone())).await;
+        let mut running = start_at(&self.config, Arc::new(self.engine.clone()), self.clock.clone()).await;
         if follows {
             running.follow();
         }
@@ -126,6 +127,11 @@ pub fn answering_runs(units: Arc<dyn Engine>, data_dir: PathBuf) -> Runs {
 
 /// Starts the service with this engine; no router follows its routes yet.
 pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Running {
+    start_at(config, engine, Clock::system()).await
+}
+
+/// The same by this clock.
+pub async fn start_at(config: &Config, engine: Arc<dyn Engine>, clock: Clock) -> Running {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (config, stop) = (config.clone(), Shutdown::new());
     let stopping = stop.clone();
@@ -133,7 +139,7 @@ pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Running {
     runtime.spawn(async move {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = Service::start(&config, engine, Clock::system(), stopping.clone()).await.unwrap();
+        let service = Service::start(&config, engine, clock, stopping.clone()).await.unwrap();
         to.send(address).unwrap();
         let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
         service::serve(listener, router, stopping).await.unwrap();
@@ -193,6 +199,22 @@ impl Running {
         let body = serde_json::json!({ "account_id": person.account });
         let (status, instance) = self.post(&format!("/api/instances/{}/{wish}", person.id), &body).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{wish}");
+        instance
+    }
+
+    /// Deletes it, for its owner.
+    pub async fn delete(&self, person: &Person) -> Instance {
+        let body = serde_json::json!({ "by": person.account, "slug": person.slug });
+        let (status, instance) = self.post(&format!("/api/instances/{}/delete", person.id), &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        instance
+    }
+
+    /// Takes its deletion back, for its owner.
+    pub async fn undelete(&self, person: &Person) -> Instance {
+        let body = serde_json::json!({ "by": person.account });
+        let (status, instance) = self.post(&format!("/api/instances/{}/undelete", person.id), &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
         instance
     }
 

@@ -17,7 +17,7 @@ use axum::{
 };
 use contracts::{
     InstanceId,
-    authz::{BackendRegistered, RegisterBackend},
+    authz::{BackendRegistered, RegisterBackend, RevokeBackend},
     instance::{InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
 };
 use futures_util::future::BoxFuture;
@@ -45,6 +45,8 @@ struct Neighbourhood {
     router_away: AtomicBool,
     refuse_owner: AtomicBool,
     tokens: AtomicUsize,
+    /// The instances whose identity was taken away.
+    revoked: Mutex<Vec<InstanceId>>,
     /// Which owner each instance took, and how often.
     owners: Mutex<HashMap<InstanceId, usize>>,
     /// The configuration that each run began with.
@@ -66,13 +68,17 @@ impl Neighbours {
             router_away: AtomicBool::new(false),
             refuse_owner: AtomicBool::new(false),
             tokens: AtomicUsize::new(0),
+            revoked: Mutex::default(),
             owners: Mutex::default(),
             runs: Mutex::default(),
             sick: Mutex::default(),
             read_before: Mutex::default(),
             asked: Mutex::default(),
         });
-        let authz = Router::new().route("/backends/register", post(backend)).with_state(state.clone());
+        let authz = Router::new()
+            .route("/backends/register", post(backend))
+            .route("/backends/revoke", post(revoke))
+            .with_state(state.clone());
         let router = Router::new()
             .route("/instances/{id}/readyz", get(readyz))
             .route("/instances/{id}/api/auth/register", post(take_owner))
@@ -109,6 +115,11 @@ impl Neighbours {
         self.state.owners.lock().unwrap().remove(&id);
     }
 
+    /// The instances whose identity was taken away, each as often as it was.
+    pub fn revoked(&self) -> Vec<InstanceId> {
+        self.state.revoked.lock().unwrap().clone()
+    }
+
     /// The paths under which programs that know nothing of Beaver were asked whether they are there.
     pub fn asked(&self) -> Vec<String> {
         self.state.asked.lock().unwrap().clone()
@@ -138,6 +149,15 @@ async fn backend(State(state): State<Arc<Neighbourhood>>, Json(body): Json<Regis
         register_assertion: format!("canary-assertion-{number}"),
     };
     (StatusCode::CREATED, Json(issued)).into_response()
+}
+
+async fn revoke(State(state): State<Arc<Neighbourhood>>, Json(body): Json<RevokeBackend>) -> Response {
+    if state.authz_away.load(Ordering::SeqCst) {
+        return Problem::unavailable(anyhow::anyhow!("away")).into_response();
+    }
+    assert!((state.run_of)(body.instance_id).await.is_none(), "nothing runs with it any more");
+    state.revoked.lock().unwrap().push(body.instance_id);
+    StatusCode::NO_CONTENT.into_response()
 }
 
 fn unreachable() -> Response {

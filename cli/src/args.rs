@@ -68,6 +68,8 @@ pub enum Command {
         /// The plan: workspace, or one of the file of plans.
         plan: String,
     },
+    /// Let the workspaces that went back from the newest release try it again; say who runs which.
+    Upgrade,
     /// Print a file for this stack's surroundings, made from the settings.
     Render {
         /// Which one.
@@ -98,6 +100,9 @@ pub enum Command {
         /// The plan.
         plan: String,
     },
+    /// Upgrade, from inside the services' network.
+    #[command(hide = true)]
+    UpgradeFromInside,
     /// A workspace, as the process engine starts it.
     #[command(hide = true)]
     Instance,

@@ -26,6 +26,7 @@ mod stack;
 mod status;
 mod ui;
 mod up;
+mod upgrade;
 mod workspace;
 
 use std::process::ExitCode;
@@ -108,6 +109,8 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Image { what } => image::image(&place, &what, ui).await,
         Command::Plan { slug, plan } => plan::change(&place, &slug, &plan, ui).await,
         Command::SetPlan { slug, plan } => plan::from_inside(&slug, &plan).await,
+        Command::Upgrade => upgrade::upgrade(&place, ui).await,
+        Command::UpgradeFromInside => upgrade::from_inside().await,
         Command::Render { what } => render::render(&place, what),
         Command::Prepare { secrets } => prepare::prepare(&place, secrets),
         Command::RemoveData => prepare::remove_data(),

@@ -57,6 +57,7 @@ pub async fn run(stack: &Stack, facts: &Facts, health: &str, ui: &Ui) -> anyhow:
         ..settings.engine
     };
     let spec = InstanceSpec {
+        not: None,
         id: InstanceId::from_uuid(uuid::Uuid::from_bytes(Entropy::system().bytes())),
         generation: 1,
         plan: PlanName::default(),

@@ -13,6 +13,8 @@
 //! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`], without those that are gone: for operators |
 //! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
 //! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
+//! | `GET /api/releases` | – | 200 [`ReleaseList`]: for operators |
+//! | `POST /api/upgrade` | – | 202 [`Upgrade`]: for operators |
 //! | `POST /api/egress-refusals` | [`crate::egress::EgressReport`] | 204; from the router |
 //! | `GET /api/routes` | – | NDJSON, see [`crate::routes`] |
 //!
@@ -291,6 +293,33 @@ pub struct InstanceList {
     pub next: Option<InstanceId>,
 }
 
+/// Which releases of their programs instances run. One that nobody runs and nobody went back from is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseList {
+    /// The most widespread first.
+    pub releases: Vec<Release>,
+}
+
+/// What an image's name led to when instances were made from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// The plan of those instances.
+    pub plan: PlanName,
+    /// The image's id.
+    pub release: String,
+    /// How many instances were last found healthy with it.
+    pub instances: u32,
+    /// How many did not come up with it, and went back to the one before.
+    pub went_back: u32,
+}
+
+/// What came of asking for the newest release again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Upgrade {
+    /// How many instances had gone back from a release and may have it again now.
+    pub again: u32,
+}
+
 /// Something that happened to an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
@@ -351,6 +380,12 @@ pub enum EventCode {
     RetryRequested,
     /// The operator gave it another plan; `detail` is its name.
     PlanRequested,
+    /// It runs another release of its program now; `detail` is the release.
+    Upgraded,
+    /// It did not come up with a new release, and went back to the one before; `detail` is the new one.
+    ReleaseRolledBack,
+    /// The operator wants it to have the newest release, also where it went back from that.
+    UpgradeRequested,
     /// It is taken back, with its folders, before anybody had it.
     DiscardRequested,
     /// Somebody deleted it; `detail` is until when its data is kept, in Unix milliseconds.

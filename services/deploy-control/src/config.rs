@@ -8,7 +8,10 @@ use settings::{Env, Error, PublicAddress};
 use store::Database;
 use url::Url;
 
-use crate::{plans::PlansConfig, reconcile::LineConfig};
+use crate::{
+    plans::PlansConfig,
+    reconcile::{LineConfig, RolloutConfig},
+};
 
 /// Everything deploy-control is told from outside.
 #[derive(Clone)]
@@ -115,6 +118,8 @@ pub struct InstanceSettings {
 pub struct ReconcileConfig {
     /// Who waits for whom.
     pub line: LineConfig,
+    /// How new releases come to instances.
+    pub rollout: RolloutConfig,
     /// How long an instance may take to become healthy.
     pub start_timeout: Duration,
     /// How often everything is looked at, hint or no hint.
@@ -156,6 +161,10 @@ impl Config {
                     spare_bytes: Some(u64::from(env.parse::<u32>("BEAVER_SPARE_MEMORY_MB")?) << 20)
                         .filter(|spare| *spare > 0),
                     meminfo: "/proc/meminfo".into(),
+                },
+                rollout: RolloutConfig {
+                    canaries: positive(env, "BEAVER_UPGRADE_CANARIES")?,
+                    at_once: positive(env, "BEAVER_UPGRADE_AT_ONCE")?,
                 },
                 start_timeout: Duration::from_secs(positive(env, "BEAVER_START_TIMEOUT")? as u64),
                 resync: Duration::from_secs(30),
@@ -335,6 +344,8 @@ mod tests {
             ("BEAVER_DATA_DIR", "/a:b"),
             ("BEAVER_RECONCILE_CONCURRENCY", "0"),
             ("BEAVER_MAX_RUNNING", "many"),
+            ("BEAVER_UPGRADE_CANARIES", "0"),
+            ("BEAVER_UPGRADE_AT_ONCE", "0"),
             ("BEAVER_SPARE_MEMORY_MB", "-1"),
         ] {
             let error = Config::from_env(&env().with(key, value)).err().expect(key).to_string();

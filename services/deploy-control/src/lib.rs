@@ -176,6 +176,7 @@ fn probe_spec(config: &Config, folders: &folders::Folders, env: &[(String, Strin
         generation: 0,
         plan: PlanName::workspace(),
         program: Program::Workspace,
+        not: None,
         uid: (config.engine.kind == EngineKind::Docker).then_some(config.engine.uid_base),
         folders: folders.paths(nobody),
         limits: config.plans.limits,

@@ -38,6 +38,8 @@ async fn nothing_is_answered_without_the_token() {
         ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
         ("GET", "/api/routes".into()),
         ("POST", contracts::egress::REFUSALS_PATH.into()),
+        ("GET", "/api/releases".into()),
+        ("POST", "/api/upgrade".into()),
     ] {
         let url = format!("{}{path}", service.base);
         for token in [None, Some("wrong"), Some(&TOKEN[1..])] {

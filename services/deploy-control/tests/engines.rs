@@ -34,6 +34,7 @@ async fn instance_of(config: &Config, folders: &Folders, number: i64) -> Instanc
     folders.prepare(&row).await.unwrap();
     folders.make_current(&row, 0).await.unwrap();
     InstanceSpec {
+        not: None,
         id: row.id,
         generation: 1,
         plan: row.plan.clone(),

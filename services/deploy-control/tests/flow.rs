@@ -419,12 +419,13 @@ async fn a_new_image_takes_a_few_down_at_a_time_and_stops_no_sign_up() {
     world.engine.hold("remove");
     let service = world.start().await;
     let down = || people.iter().filter(|person| !world.engine.is_running(person.id)).count();
-    until("so many down as may be", || down() == RENEWALS).await;
-    // Somebody who comes now waits for none of them.
+    until("the first is down", || world.engine.is_holding("remove")).await;
+    assert_eq!(down(), 1, "one tries it");
+    // Somebody who comes now waits for none of them, and is well with the new image: it comes to the others too.
     let late = Person::named("late");
     service.register(&late).await;
     service.settled(&late, Phase::Ready).await;
-    assert_eq!(down(), RENEWALS);
+    until("so many down as may be", || down() == 1 + RENEWALS).await;
     world.engine.release();
     for person in &people {
         until("made again", || world.engine.count("ensure", person.id) == 2).await;
@@ -445,6 +446,7 @@ async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
         state: UnitState::Running,
         plan: contracts::PlanName::workspace(),
         fingerprint: "x".into(),
+        release: None,
         run: Some("run-x".into()),
     };
     world.engine.plant(orphan.clone());

@@ -3,6 +3,7 @@
 mod egress;
 mod instances;
 mod openapi;
+mod releases;
 mod routes;
 mod stream;
 
@@ -63,6 +64,8 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/undelete", post(instances::undelete))
         .route("/api/instances/{id}/events", get(instances::events))
         .route("/api/instances/{id}/events/stream", get(stream::stream))
+        .route("/api/releases", get(releases::list))
+        .route("/api/upgrade", post(releases::upgrade))
         .route(contracts::egress::REFUSALS_PATH, post(egress::refusals))
         .route(contracts::routes::PATH, get(routes::feed));
     service::bearer::require(guarded, tokens)

@@ -25,6 +25,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::discard,
         super::instances::delete,
         super::instances::undelete,
+        super::releases::list,
+        super::releases::upgrade,
         super::instances::list,
         super::instances::events,
         super::stream::stream,

@@ -33,6 +33,8 @@ pub struct InstanceSpec {
     pub plan: PlanName,
     /// What runs.
     pub program: Program,
+    /// Which release of it is not to run; a way to choose, no part of the fingerprint.
+    pub not: Option<NotRelease>,
     /// The user and group id it runs as; `None`: as this process does.
     pub uid: Option<u32>,
     /// Its folders.
@@ -41,6 +43,15 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// Environment, beyond what the engine itself must set.
     pub env: Vec<(String, String)>,
+}
+
+/// A release that an instance does not come up with. Releases are what an image's name leads to at the time, by its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRelease {
+    /// Not this one; any other that the name leads to is fine.
+    pub refused: String,
+    /// In its place this one, while the engine still has it.
+    pub instead: String,
 }
 
 /// What an instance runs.
@@ -105,6 +116,8 @@ pub struct Unit {
     pub fingerprint: String,
     /// The plan that it was made by.
     pub plan: PlanName,
+    /// The release that it runs, by an engine that knows of such.
+    pub release: Option<String>,
     /// Which run of it this is: another after each start. Only [`Engine::observe`] says it, and only while it is up.
     pub run: Option<String>,
 }
@@ -215,6 +228,15 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// `NotFound` when the image is missing; `Unavailable`.
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError>;
+
+    /// The release that a unit of this specification would be made from; `None` from an engine that knows of none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::fingerprint`].
+    async fn release(&self, _spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
 
     /// An instance's unit; `None` when it has none.
     ///

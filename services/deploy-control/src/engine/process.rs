@@ -103,7 +103,7 @@ impl Processes {
 
     fn digest(&self, spec: &InstanceSpec) -> String {
         // The wish's number and the plan's name are marks, not what the process is made from.
-        let unmarked = InstanceSpec { generation: 0, plan: PlanName::default(), ..spec.clone() };
+        let unmarked = InstanceSpec { generation: 0, plan: PlanName::default(), not: None, ..spec.clone() };
         let text = format!("{:?}{unmarked:?}", self.command);
         Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -119,7 +119,7 @@ impl Processes {
             .as_ref()
             .filter(|_| state == UnitState::Running)
             .map(|process| format!("{}@{}", process.control.pid.as_raw_nonzero(), entry.starts));
-        Unit { id, state, fingerprint: self.digest(&entry.spec), plan: entry.spec.plan.clone(), run }
+        Unit { id, state, fingerprint: self.digest(&entry.spec), plan: entry.spec.plan.clone(), release: None, run }
     }
 
     fn spawn(&self, spec: &InstanceSpec) -> Result<Process, EngineError> {

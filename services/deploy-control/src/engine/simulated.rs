@@ -30,6 +30,8 @@ struct State {
     units: BTreeMap<InstanceId, Unit>,
     starts: u64,
     image: String,
+    /// Units of these releases end as soon as they are started.
+    broken: HashSet<String>,
     away: bool,
     image_missing: bool,
     /// The next calls of this name fail so.
@@ -71,6 +73,16 @@ impl Simulated {
     /// Changes what units are made from.
     pub fn set_image(&self, image: &str) {
         self.state().image = image.to_owned();
+    }
+
+    /// Lets every unit of this release end as soon as it is started.
+    pub fn break_image(&self, image: &str) {
+        self.state().broken.insert(image.to_owned());
+    }
+
+    /// Lets units of this release come up again.
+    pub fn mend_image(&self, image: &str) {
+        self.state().broken.remove(image);
     }
 
     /// Takes the image away, or gives it back.
@@ -171,8 +183,14 @@ impl Simulated {
         if state.image_missing {
             return Err(EngineError::new(ErrorKind::NotFound, "the image"));
         }
-        Ok(format!("{} {:?} {:?} {:?}", state.image, spec.program, spec.limits, spec.env))
+        let release = release_of(&state, spec);
+        Ok(format!("{release} {:?} {:?} {:?}", spec.program, spec.limits, spec.env))
     }
+}
+
+fn release_of(state: &State, spec: &InstanceSpec) -> String {
+    let not = spec.not.as_ref().filter(|not| not.refused == state.image);
+    not.map_or(&state.image, |not| &not.instead).clone()
 }
 
 /// The id for calls that are about no instance.
@@ -189,6 +207,11 @@ impl Engine for Simulated {
 
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
         self.digest(spec)
+    }
+
+    async fn release(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        self.digest(spec)?;
+        Ok(Some(release_of(&self.state(), spec)))
     }
 
     async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
@@ -210,7 +233,8 @@ impl Engine for Simulated {
             Some(_) => Err(EngineError::new(ErrorKind::Conflict, "another unit is there")),
             None => {
                 let (id, plan) = (spec.id, spec.plan.clone());
-                state.units.insert(id, Unit { id, state: UnitState::Created, fingerprint, plan, run: None });
+                let release = Some(release_of(&state, spec));
+                state.units.insert(id, Unit { id, state: UnitState::Created, fingerprint, plan, release, run: None });
                 Ok(())
             }
         }
@@ -222,6 +246,8 @@ impl Engine for Simulated {
             let mut state = self.state();
             state.starts += 1;
             let run = format!("run-{}", state.starts);
+            let release = state.units.get(&id).and_then(|unit| unit.release.clone());
+            let ends = release.is_some_and(|release| state.broken.contains(&release));
             let Some(unit) = state.units.get_mut(&id) else {
                 return Err(EngineError::new(ErrorKind::NotFound, "there is no such unit"));
             };
@@ -229,7 +255,7 @@ impl Engine for Simulated {
                 return Ok(());
             }
             let run = if unit.state == UnitState::Paused { unit.run.clone() } else { Some(run) };
-            (unit.state, unit.run) = (UnitState::Running, run);
+            (unit.state, unit.run) = if ends { (UnitState::Exited, None) } else { (UnitState::Running, run) };
         }
         self.hint(id);
         Ok(())

@@ -7,7 +7,9 @@
 mod failure;
 mod line;
 mod outcome;
+mod rollout;
 mod steps;
+mod turn;
 mod worker;
 
 use std::{
@@ -39,15 +41,14 @@ use crate::{
 };
 
 pub use line::LineConfig;
+pub use rollout::RolloutConfig;
 
 use line::Line;
+use rollout::Rollouts;
 use worker::Mailbox;
 
 /// How many instances are looked at at once: each look is a question or two to the engine.
 const LOOKS: usize = 16;
-/// How many instances may be down at once because something of ours changed: each until it is healthy again. The processor
-/// bears more, but an image that does not start shall not take everybody down.
-const RENEWALS: usize = 2;
 
 /// What the reconciler works with.
 pub struct Parts {
@@ -85,8 +86,8 @@ pub(crate) struct Inner {
     line: Line,
     /// How many steps may ask something of the host at once.
     permits: Semaphore,
-    /// How many instances may be down at once to be renewed.
-    renewals: Semaphore,
+    /// Who may be down because something of ours changed.
+    rollouts: Rollouts,
     /// How many instances are looked at at once.
     looks: Semaphore,
     tasks: TaskTracker,
@@ -100,7 +101,7 @@ impl Reconciler {
     pub fn start(parts: Parts, stop: Shutdown) -> Self {
         let line = Line::new(parts.config.line.clone());
         let permits = Semaphore::new(parts.config.line.at_once);
-        let renewals = Semaphore::new(RENEWALS);
+        let rollouts = Rollouts::new(parts.config.rollout);
         let looks = Semaphore::new(LOOKS);
         let began_ms = parts.registry.now_ms();
         let inner = Inner {
@@ -108,7 +109,7 @@ impl Reconciler {
             workers: Mutex::default(),
             line,
             permits,
-            renewals,
+            rollouts,
             looks,
             tasks: TaskTracker::new(),
             began_ms,
@@ -325,6 +326,7 @@ impl Inner {
             generation: row.generation,
             plan: row.plan.clone(),
             program: plan.program.clone(),
+            not: row.not_release(),
             uid: self.parts.folders.uid(row),
             folders: self.parts.folders.paths(row.id),
             limits: plan.limits,
@@ -340,10 +342,16 @@ impl Inner {
         })
     }
 
+    /// Tells everybody of a row as it was written.
+    fn told(&self, row: &Row) {
+        self.parts.hub.publish(row);
+        self.rollouts.note(row);
+    }
+
     /// Reads the row and tells of it, in case a write before was told of to nobody.
     async fn read(&self, id: InstanceId) -> Result<Row, registry::Error> {
         let row = self.parts.registry.get(id).await?;
-        self.parts.hub.publish(&row);
+        self.told(&row);
         Ok(row)
     }
 }

@@ -65,6 +65,7 @@ impl World {
                     state: container.state,
                     fingerprint: String::new(),
                     plan: self.row.plan.clone(),
+                    release: None,
                     run: container.is_up().then(|| container.run.to_string()),
                 },
                 current: container.current,
@@ -182,7 +183,8 @@ impl World {
                     return;
                 }
             }
-            let context = Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), wait_ms: &wait_ms };
+            let context =
+                Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), release: None, wait_ms: &wait_ms };
             pending = outcome::after(&self.row, step, &context);
             let asked = matches!(step, Step::AwaitHealthy(_)) && self.row.plan.is_workspace();
             let lost = self.row.registered && asked && !self.has_owner;
@@ -334,6 +336,8 @@ fn worlds() -> impl Strategy<Value = World> {
             next_attempt_at_ms,
             error: None,
             disk_full: false,
+            release: None,
+            refused_release: None,
             version: 1,
             last_event: 1,
             created_at_ms: 0,
@@ -475,7 +479,7 @@ proptest! {
     #[test]
     fn what_went_wrong_before_it_ran_well_for_long_counts_no_more(world in worlds(), then_up: bool, quiet_ms in 0_i64..600_000) {
         let row = Row { attempts: outcome::ATTEMPTS - 1, ready_at_ms: Some(1_000), ..world.row };
-        let context = Context { now_ms: 1_000 + quiet_ms, began_ms: 0, run: None, wait_ms: &|_| 0 };
+        let context = Context { now_ms: 1_000 + quiet_ms, began_ms: 0, run: None, release: None, wait_ms: &|_| 0 };
         let stopped = outcome::after(&row, &Step::Stop { then_up }, &context).applied_to(row);
         prop_assert_eq!(stopped.attempts == 0, quiet_ms >= outcome::QUIET_MS);
         let error = contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };

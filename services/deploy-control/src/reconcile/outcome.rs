@@ -23,6 +23,8 @@ pub(super) struct Context<'a> {
     pub(super) began_ms: i64,
     /// The run that was found healthy.
     pub(super) run: Option<&'a str>,
+    /// The release that it runs, healthy or not.
+    pub(super) release: Option<&'a str>,
     /// How long to wait after the n-th failure, in milliseconds.
     pub(super) wait_ms: &'a dyn Fn(u32) -> i64,
 }
@@ -129,6 +131,19 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
             ..Progress::default()
         };
     }
+    if unhealthy
+        && row.has_its_owner()
+        && let (Some(tried), Some(before)) = (context.release, row.release.as_deref())
+        && tried != before
+        && row.refused_release.as_deref() != Some(tried)
+    {
+        return Progress {
+            refused_release: Some(tried.to_owned()),
+            ready: Some(None),
+            events: vec![NewEvent::of(EventCode::ReleaseRolledBack).detail(short(tried))],
+            ..Progress::default()
+        };
+    }
     let attempts = row.attempts + 1;
     let mut progress = Progress {
         attempts: Some((attempts, context.next_ms(attempts))),
@@ -142,6 +157,12 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
     }
     progress.error = Some(Some(why));
     progress
+}
+
+/// A release as people are told of it: an image's id, shortened as Docker does.
+fn short(release: &str) -> &str {
+    let id = release.strip_prefix("sha256:").unwrap_or(release);
+    id.get(..12).unwrap_or(id)
 }
 
 /// The error that says that a configuration did not hold.
@@ -202,6 +223,12 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
             if let Some(run) = context.run {
                 progress.ready = Some(Some((run.to_owned(), context.now_ms)));
                 progress.events.push(NewEvent::of(EventCode::Ready));
+                if let Some(release) = context.release.filter(|release| row.release.as_deref() != Some(*release)) {
+                    progress.release = Some(release.to_owned());
+                    if row.release.is_some() {
+                        progress.events.push(NewEvent::of(EventCode::Upgraded).detail(short(release)));
+                    }
+                }
             }
             // That the last change did not hold stays told until the next wish.
             if row.error.as_ref().is_some_and(|error| error.code != CONFIG_NOT_ACCEPTED) {

@@ -28,6 +28,8 @@ pub(super) struct Healthy {
     pub(super) run: String,
     /// Whether it has its owner and its own identity.
     pub(super) registered: bool,
+    /// Which release that is, by an engine that knows of such.
+    pub(super) release: Option<String>,
 }
 
 /// What authz gave for an instance: its assertion, while the one-time token is in the instance's folder.
@@ -71,14 +73,14 @@ impl Inner {
         let run = async {
             let unit = self.parts.engine.observe(row.id).await?;
             // Ended already: the loop below would find out too, but later.
-            unit.and_then(|unit| unit.run).ok_or(Failure::Ended)
+            unit.and_then(|unit| Some((unit.run?, unit.release))).ok_or(Failure::Ended)
         };
-        let (run, ready) = tokio::try_join!(run, self.healthy(row, wanted))?;
+        let ((run, release), ready) = tokio::try_join!(run, self.healthy(row, wanted))?;
         // It answers through the router; but whoever is told that it is ready must find its route there too, and after a
         // restart of this service the router may not have come back for the routes yet.
         let followed = tokio::time::timeout(self.parts.config.start_timeout, self.parts.hub.followed());
         followed.await.map_err(|_| Failure::Unrouted)?;
-        Ok(Healthy { run, registered: ready.registered })
+        Ok(Healthy { run, registered: ready.registered, release })
     }
 
     async fn healthy(&self, row: &Row, wanted: i64) -> Result<Readiness, Failure> {
@@ -168,7 +170,7 @@ impl Inner {
     pub(super) async fn write(&self, row: &Row, progress: &Progress) -> Result<Option<Row>, registry::Error> {
         let written = self.parts.registry.record(row, progress).await?;
         if let Some(row) = &written {
-            self.parts.hub.publish(row);
+            self.told(row);
         }
         Ok(written)
     }

@@ -20,13 +20,14 @@ use tracing::Instrument;
 use super::{
     Inner, Reconciler,
     failure::Failure,
-    line::{Rank, Turn},
+    line::Turn,
     outcome::{self, Context},
     steps::{Healthy, Identity},
+    turn::is_renewal,
 };
 use crate::{
     chain, disk,
-    engine::{ErrorKind, UnitState},
+    engine::ErrorKind,
     folders,
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
@@ -73,7 +74,7 @@ impl Mailbox {
 }
 
 /// What comes after a round.
-enum Next {
+pub(super) enum Next {
     /// Nothing is left to do.
     Rest,
     /// Look again now: this round got somewhere.
@@ -108,6 +109,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         healthy: None,
         turn: None,
         told_queued: false,
+        tried: None,
         last_up_ms: None,
         old_runs: 0,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
@@ -140,7 +142,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
 
 pub(super) struct Worker<'a> {
     pub(super) inner: &'a Inner,
-    mailbox: &'a Mailbox,
+    pub(super) mailbox: &'a Mailbox,
     /// What is to be written: goes to the registry while the next step is taken.
     pub(super) pending: Progress,
     /// The one-time token's counterpart, for taking the owner.
@@ -148,10 +150,12 @@ pub(super) struct Worker<'a> {
     /// What was found healthy in this round.
     pub(super) healthy: Option<Healthy>,
     /// Its turn to be brought up, from when it was given until it is up.
-    turn: Option<Turn>,
-    told_queued: bool,
+    pub(super) turn: Option<Turn>,
+    pub(super) told_queued: bool,
+    /// The release of the unit that did not come up.
+    tried: Option<String>,
     /// When it was last found healthy, as far as was seen.
-    last_up_ms: Option<i64>,
+    pub(super) last_up_ms: Option<i64>,
     /// How often in a row it came up with an older configuration than the one that is there.
     old_runs: u32,
     /// How long to wait for something outside of this instance.
@@ -180,6 +184,18 @@ impl Worker<'_> {
             self.inner.line.seen(row.id, up);
         }
         self.last_up_ms = row.ready_at_ms.max(self.last_up_ms);
+        // From before releases were written down: what it was found healthy with is what it may go back to.
+        if let (None, Seen::Unit { unit, .. }) = (&row.release, &seen.unit)
+            && unit.release.is_some()
+            && unit.run.is_some()
+            && unit.run == row.ready_run
+        {
+            let progress = Progress { release: unit.release.clone(), ..Progress::default() };
+            return match self.inner.write(&row, &progress).await {
+                Ok(_) => Next::Anew,
+                Err(error) => self.wait_for_registry(&error),
+            };
+        }
         let steps = plan(&row, &seen, self.inner.parts.registry.now_ms());
         if !steps.contains(&Step::Start) {
             self.turn = None;
@@ -213,9 +229,15 @@ impl Worker<'_> {
                 }
                 // Taken down for something of ours: a few at a time, and each is back before the next one goes.
                 let _turn = if is_renewal(&row, steps) {
-                    tokio::select! {
-                        turn = self.inner.renewals.acquire() => turn.ok(),
+                    let turn = tokio::select! {
+                        turn = self.inner.renewal(&row, &seen) => turn,
                         () = self.mailbox.wish.notified() => return Next::Anew,
+                        // This may take for ever, and it runs: whatever becomes of it meanwhile is seen to.
+                        () = self.mailbox.look.notified() => return Next::Anew,
+                    };
+                    match turn {
+                        Ok(turn) => turn,
+                        Err(failure) => return self.failed(row, None, failure).await,
                     }
                 } else {
                     if let Some(next) = self.line_up(&row, &seen, steps).await {
@@ -242,47 +264,6 @@ impl Worker<'_> {
                 }
             }
         }
-    }
-
-    /// Waits for its turn to be brought up. `None` when it has it and nothing has changed since `row` was read; else what
-    /// comes next.
-    async fn line_up(&mut self, row: &Row, seen: &Observed, steps: &[Step]) -> Option<Next> {
-        if self.turn.is_some() || !steps.contains(&Step::Start) {
-            return None;
-        }
-        let line = &self.inner.line;
-        let rank = match &seen.unit {
-            // It only goes on: its memory is there.
-            Seen::Unit { unit, .. }
-                if unit.state == UnitState::Paused && !steps.contains(&Step::Stop { then_up: true }) =>
-            {
-                return None;
-            }
-            Seen::Unit { unit, .. } if unit.is_up() => Rank::Changing,
-            _ => match self.last_up_ms {
-                Some(at) if row.observed_generation == row.generation => Rank::Returning(-at),
-                _ if row.registered => Rank::Wished(row.updated_at_ms),
-                _ => Rank::Wished(row.created_at_ms),
-            },
-        };
-        let mut turn = line.enter(row.id, rank);
-        if let Ok(turn) = turn.try_recv() {
-            self.turn = Some(turn);
-            return None;
-        }
-        if !self.told_queued {
-            match self.inner.write(row, &outcome::queued()).await {
-                Ok(Some(_)) => self.told_queued = true,
-                Ok(None) => return Some(Next::Anew),
-                Err(error) => return Some(self.wait_for_registry(&error)),
-            }
-        }
-        tokio::select! {
-            turn = turn => self.turn = turn.ok(),
-            () = self.mailbox.wish.notified() => {}
-        }
-        // What was seen is from before.
-        Some(Next::Anew)
     }
 
     /// What is seen of it.
@@ -417,6 +398,10 @@ impl Worker<'_> {
             now_ms: parts.registry.now_ms(),
             began_ms: self.inner.began_ms,
             run: self.healthy.as_ref().map(|healthy| healthy.run.as_str()),
+            release: match &self.healthy {
+                Some(healthy) => healthy.release.as_deref(),
+                None => self.tried.as_deref(),
+            },
             wait_ms: &wait_ms,
         })
     }
@@ -496,6 +481,11 @@ impl Worker<'_> {
             };
         }
         if failure.is_unhealthy() {
+            self.healthy = None;
+            self.tried = match self.inner.parts.engine.observe(row.id).await {
+                Ok(unit) => unit.and_then(|unit| unit.release),
+                Err(_) => None,
+            };
             // What did not become healthy must not be taken for a start that is still under way.
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
                 tracing::info!(error = chain(&error), "it could not be stopped yet");
@@ -536,15 +526,10 @@ impl Worker<'_> {
         Next::After(self.away.next(&self.inner.parts.entropy))
     }
 
-    fn wait_for_registry(&mut self, error: &registry::Error) -> Next {
+    pub(super) fn wait_for_registry(&mut self, error: &registry::Error) -> Next {
         tracing::warn!(error = chain(error), "the registry cannot be used; trying again");
         Next::After(self.away.next(&self.inner.parts.entropy))
     }
-}
-
-/// Whether something that runs goes down though nobody wished it: for another image, or another setting of the operator's.
-fn is_renewal(row: &Row, steps: &[Step]) -> bool {
-    row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
 }
 
 /// Takes a step's time.

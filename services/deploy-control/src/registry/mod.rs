@@ -256,7 +256,7 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
          last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22, before_deletion = $23, deleted_at_ms = $24, \
          data_until_ms = $25, archive_generation = $26, applied_archive_generation = $27, \
-         refused_archive_generation = $28 WHERE id = $29 AND version = $30",
+         refused_archive_generation = $28, release = $29, refused_release = $30 WHERE id = $31 AND version = $32",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -286,6 +286,8 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.archive_generation)
     .bind(row.applied_archive_generation)
     .bind(row.refused_archive_generation)
+    .bind(&row.release)
+    .bind(&row.refused_release)
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

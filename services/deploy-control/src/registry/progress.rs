@@ -26,6 +26,10 @@ pub struct Progress {
     pub refused_config_generation: Option<i64>,
     /// Until when the data of one that is deleted is kept.
     pub data_until_ms: Option<i64>,
+    /// The release with which it is healthy.
+    pub release: Option<String>,
+    /// The release from which it went back.
+    pub refused_release: Option<String>,
     /// Whether it has its owner.
     pub registered: Option<bool>,
     /// The run found healthy, and when; or that there is none any more.
@@ -50,6 +54,8 @@ impl Progress {
             applied_config_generation,
             refused_config_generation,
             data_until_ms,
+            release,
+            refused_release,
             registered,
             ready,
             attempts,
@@ -64,6 +70,8 @@ impl Progress {
         self.applied_config_generation = applied_config_generation.or(self.applied_config_generation);
         self.refused_config_generation = refused_config_generation.or(self.refused_config_generation);
         self.data_until_ms = data_until_ms.or(self.data_until_ms);
+        self.release = release.or(self.release.take());
+        self.refused_release = refused_release.or(self.refused_release.take());
         self.registered = registered.or(self.registered);
         self.ready = ready.or(self.ready.take());
         self.attempts = attempts.or(self.attempts);
@@ -83,6 +91,8 @@ impl Progress {
         if let (Some(deletion), Some(until)) = (&mut row.deletion, self.data_until_ms) {
             deletion.data_until_ms = until;
         }
+        row.release = self.release.clone().or(row.release);
+        row.refused_release = self.refused_release.clone().or(row.refused_release);
         row.registered = self.registered.unwrap_or(row.registered);
         if let Some(ready) = &self.ready {
             (row.ready_run, row.ready_at_ms) = ready.clone().unzip();

@@ -8,6 +8,7 @@ use contracts::{
 use serde::{Deserialize, Serialize, de::value::StrDeserializer};
 
 use super::Error;
+use crate::engine::NotRelease;
 
 /// An instance, as the registry knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,10 @@ pub struct Row {
     pub error: Option<InstanceError>,
     /// Whether its data is over its limit, as last told.
     pub disk_full: bool,
+    /// The release with which it was last found healthy.
+    pub release: Option<String>,
+    /// The release from which it went back.
+    pub refused_release: Option<String>,
     /// Counts writes of this row.
     pub version: i64,
     /// The newest event's seq.
@@ -95,6 +100,11 @@ impl Row {
         } else {
             self.applied_config_generation
         }
+    }
+
+    /// Which release it is not to run, and which in its place.
+    pub fn not_release(&self) -> Option<NotRelease> {
+        Some(NotRelease { refused: self.refused_release.clone()?, instead: self.release.clone()? })
     }
 
     /// Whether a wish to be restarted is open.
@@ -182,6 +192,8 @@ pub(super) struct Columns {
     error_code: Option<String>,
     error_detail: Option<String>,
     disk_full: i64,
+    release: Option<String>,
+    refused_release: Option<String>,
     version: i64,
     last_event: i64,
     created_at_ms: i64,
@@ -227,6 +239,8 @@ impl TryFrom<Columns> for Row {
             next_attempt_at_ms: c.next_attempt_at_ms,
             error: c.error_code.map(|code| InstanceError { code, detail: c.error_detail.unwrap_or_default() }),
             disk_full: c.disk_full != 0,
+            release: c.release,
+            refused_release: c.refused_release,
             version: c.version,
             last_event: c.last_event,
             created_at_ms: c.created_at_ms,

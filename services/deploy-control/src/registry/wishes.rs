@@ -32,6 +32,8 @@ pub enum Wish {
     Configure(i64),
     /// Another plan.
     Plan(PlanName),
+    /// The newest release, also where it went back from that.
+    Upgrade,
 }
 
 /// What came of a registration.
@@ -324,10 +326,17 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             row.config_generation = *generation;
             EventCode::ConfigRequested
         }
+        Wish::Upgrade if row.refused_release.is_none() => return None,
+        Wish::Upgrade => {
+            row.refused_release = None;
+            EventCode::UpgradeRequested
+        }
         Wish::Plan(plan) if *plan == row.plan => return None,
         Wish::Plan(plan) => {
             row.plan = plan.clone();
             row.ready_run = None;
+            // Of another program.
+            (row.release, row.refused_release) = (None, None);
             // Who lets people in may be somebody else now, and what still runs is made for who did: nobody gets to it.
             if row.route == Some(RouteState::Running) {
                 row.route = Some(RouteState::Starting);

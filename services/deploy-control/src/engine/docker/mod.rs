@@ -148,13 +148,27 @@ impl Docker {
         }
     }
 
-    async fn body(&self, spec: &InstanceSpec) -> Result<(bollard::models::ContainerCreateBody, String), EngineError> {
+    /// The image to use, and by what name: the newest, unless the instance went back from that.
+    async fn image_of<'a>(&'a self, spec: &'a InstanceSpec) -> Result<(&'a str, Image), EngineError> {
         let name = match &spec.program {
             Program::Workspace => &self.image,
             Program::Image(program) => &program.image,
         };
-        let image = self.image(name).await?;
-        let mut body = spec::container(spec, &self.prefix, name, self.network.as_deref());
+        let newest = self.image(name).await?;
+        let Some(not) = spec.not.as_ref().filter(|not| not.refused == newest.id) else { return Ok((name, newest)) };
+        match self.image(&not.instead).await {
+            Ok(image) => Ok((&not.instead, image)),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                tracing::warn!(instance = %spec.id, "the image that it went back to was removed; it gets the newest again");
+                Ok((name, newest))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn body(&self, spec: &InstanceSpec) -> Result<(bollard::models::ContainerCreateBody, String), EngineError> {
+        let (name, image) = self.image_of(spec).await?;
+        let mut body = spec::container(spec, &self.prefix, self.network.as_deref());
         if let Program::Image(program) = &spec.program {
             spec::behind_the_shim(&mut body, program, &image, self.shim().await?, spec.limits.tmp_bytes);
         }
@@ -165,6 +179,8 @@ impl Docker {
         };
         let fingerprint = spec::fingerprint(&body, &made_from)
             .map_err(|error| EngineError::new(ErrorKind::Rejected, "writing the specification").because(error))?;
+        // By whatever name, it is the same image.
+        body.image = Some(name.to_owned());
         Ok((body, fingerprint))
     }
 }
@@ -185,6 +201,10 @@ impl Engine for Docker {
 
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
         Ok(self.body(spec).await?.1)
+    }
+
+    async fn release(&self, spec: &InstanceSpec) -> Result<Option<String>, EngineError> {
+        Ok(Some(self.image_of(spec).await?.1.id))
     }
 
     async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
@@ -210,6 +230,7 @@ impl Engine for Docker {
                 },
                 fingerprint: labels.get(LABEL_SPEC).cloned().unwrap_or_default(),
                 plan: plan(labels.get(LABEL_PLAN)),
+                release: container.image_id,
                 run: None,
             })
         });
@@ -379,6 +400,7 @@ fn unit(id: InstanceId, found: &ContainerInspectResponse) -> Unit {
         state: kind,
         fingerprint: labels.and_then(|labels| labels.get(LABEL_SPEC)).cloned().unwrap_or_default(),
         plan: plan(labels.and_then(|labels| labels.get(LABEL_PLAN))),
+        release: found.image.clone(),
         run: up.then(|| {
             let container = found.id.as_deref().unwrap_or_default();
             format!("{}@{}", container.get(..12).unwrap_or(container), state.started_at.unwrap_or_default())

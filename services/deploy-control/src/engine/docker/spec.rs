@@ -31,9 +31,9 @@ pub(super) const STOP_TIMEOUT_S: i32 = 10;
 /// Where the shim is in a container.
 const SHIM: &str = "/.beaver/shim";
 
-/// A container for this instance, without the labels that are no part of what it is. Its sockets are the same with a network
+/// A container for this instance, without its image and the labels that are no part of what it is. Its sockets are the same with a network
 /// and without.
-pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str, network: Option<&str>) -> ContainerCreateBody {
+pub(super) fn container(spec: &InstanceSpec, stack: &str, network: Option<&str>) -> ContainerCreateBody {
     let user = spec.uid.map(|uid| format!("{uid}:{uid}"));
     let mut env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut mounts = vec![
@@ -53,7 +53,6 @@ pub(super) fn container(spec: &InstanceSpec, stack: &str, image: &str, network: 
         ]);
     }
     ContainerCreateBody {
-        image: Some(image.into()),
         hostname: Some("instance".into()),
         user,
         env: Some(env),

@@ -1,0 +1,125 @@
+//! How a new release comes to the instances that run another: the canaries first, then some at once, and no further once
+//! too many have gone back.
+//!
+//! A release is what an image's name leads to at the time, by its id. What is known of one is what the rows say.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use contracts::InstanceId;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+
+use crate::registry::Row;
+
+/// A release goes no further once more than one in this many went back from it.
+const ONE_IN: usize = 10;
+
+/// How new releases come to instances.
+#[derive(Debug, Clone, Copy)]
+pub struct RolloutConfig {
+    /// So many must be healthy with a release before the others get it; they get it one by one.
+    pub canaries: usize,
+    /// So many others are down for it at once.
+    pub at_once: usize,
+}
+
+/// Who runs what, and who went back from what.
+pub(super) struct Rollouts {
+    config: RolloutConfig,
+    rows: Mutex<HashMap<InstanceId, Known>>,
+    changed: Notify,
+    canary: Semaphore,
+    others: Semaphore,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    /// Healthy with this one.
+    release: Option<String>,
+    /// Went back from this one.
+    refused: Option<String>,
+}
+
+/// How far a release is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is tried.
+    Canaries,
+    /// It comes to all.
+    Wide,
+    /// It goes no further by itself.
+    Halted,
+}
+
+impl Rollouts {
+    pub(super) fn new(config: RolloutConfig) -> Self {
+        Self {
+            config,
+            rows: Mutex::default(),
+            changed: Notify::new(),
+            canary: Semaphore::new(1),
+            others: Semaphore::new(config.at_once),
+        }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, HashMap<InstanceId, Known>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what a row says.
+    pub(super) fn note(&self, row: &Row) {
+        let known = Known { release: row.release.clone(), refused: row.refused_release.clone() };
+        let before = self.rows().insert(row.id, known.clone());
+        if before.as_ref() != Some(&known) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// How many are healthy with a release, and how many went back from it.
+    pub(super) fn counts(&self, release: &str) -> (usize, usize) {
+        let rows = self.rows();
+        let of =
+            |is: fn(&Known) -> &Option<String>| rows.values().filter(|known| is(known).as_deref() == Some(release));
+        (of(|known| &known.release).count(), of(|known| &known.refused).count())
+    }
+
+    fn stage(&self, release: &str) -> Stage {
+        let (healthy, refused) = self.counts(release);
+        if refused * ONE_IN > healthy {
+            Stage::Halted
+        } else if healthy < self.config.canaries {
+            Stage::Canaries
+        } else {
+            Stage::Wide
+        }
+    }
+
+    /// Waits until one more may go down for this release; for as long as the permit is kept it counts.
+    pub(super) async fn admit(&self, release: &str) -> SemaphorePermit<'_> {
+        loop {
+            let changed = self.changed.notified();
+            let stage = self.stage(release);
+            let semaphore = match stage {
+                Stage::Canaries => &self.canary,
+                Stage::Wide => &self.others,
+                Stage::Halted => {
+                    changed.await;
+                    continue;
+                }
+            };
+            // A turn among the others is also one of before it was halted.
+            if let Ok(permit) = semaphore.acquire().await
+                && self.stage(release) == stage
+            {
+                return permit;
+            }
+        }
+    }
+
+    /// Waits for a turn to go down for something else of ours: other limits, say.
+    pub(super) async fn admit_other(&self) -> Option<SemaphorePermit<'_>> {
+        self.others.acquire().await.ok()
+    }
+}

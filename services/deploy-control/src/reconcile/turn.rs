@@ -1,0 +1,79 @@
+//! When it is an instance's turn: to be brought up, or to go down for something of ours.
+
+use tokio::sync::SemaphorePermit;
+
+use super::{
+    Inner,
+    failure::Failure,
+    line::Rank,
+    outcome,
+    worker::{Next, Worker},
+};
+use crate::{
+    engine::UnitState,
+    plan::{Observed, Seen, Step},
+    registry::Row,
+};
+
+impl Worker<'_> {
+    /// Waits for its turn to be brought up. `None` when it has it and nothing has changed since `row` was read; else what
+    /// comes next.
+    pub(super) async fn line_up(&mut self, row: &Row, seen: &Observed, steps: &[Step]) -> Option<Next> {
+        if self.turn.is_some() || !steps.contains(&Step::Start) {
+            return None;
+        }
+        let line = &self.inner.line;
+        let rank = match &seen.unit {
+            // It only goes on: its memory is there.
+            Seen::Unit { unit, .. }
+                if unit.state == UnitState::Paused && !steps.contains(&Step::Stop { then_up: true }) =>
+            {
+                return None;
+            }
+            Seen::Unit { unit, .. } if unit.is_up() => Rank::Changing,
+            _ => match self.last_up_ms {
+                Some(at) if row.observed_generation == row.generation => Rank::Returning(-at),
+                _ if row.registered => Rank::Wished(row.updated_at_ms),
+                _ => Rank::Wished(row.created_at_ms),
+            },
+        };
+        let mut turn = line.enter(row.id, rank);
+        if let Ok(turn) = turn.try_recv() {
+            self.turn = Some(turn);
+            return None;
+        }
+        if !self.told_queued {
+            match self.inner.write(row, &outcome::queued()).await {
+                Ok(Some(_)) => self.told_queued = true,
+                Ok(None) => return Some(Next::Anew),
+                Err(error) => return Some(self.wait_for_registry(&error)),
+            }
+        }
+        tokio::select! {
+            turn = turn => self.turn = turn.ok(),
+            () = self.mailbox.wish.notified() => {}
+        }
+        // What was seen is from before.
+        Some(Next::Anew)
+    }
+}
+
+impl Inner {
+    /// Waits for its turn to go down for something of ours.
+    pub(super) async fn renewal(&self, row: &Row, seen: &Observed) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+        let runs = match &seen.unit {
+            Seen::Unit { unit, .. } => unit.release.as_ref(),
+            _ => None,
+        };
+        let to_be = self.parts.engine.release(&self.spec(row)?).await?;
+        match to_be.filter(|to_be| Some(to_be) != runs) {
+            Some(release) => Ok(Some(self.rollouts.admit(&release).await)),
+            None => Ok(self.rollouts.admit_other().await),
+        }
+    }
+}
+
+/// Whether something that runs goes down though nobody wished it: for another image, or another setting of the operator's.
+pub(super) fn is_renewal(row: &Row, steps: &[Step]) -> bool {
+    row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
+}

@@ -81,6 +81,59 @@ async fn an_image_that_cannot_be_run_fails_with_its_reason_and_a_start_works_wit
 }
 
 #[tokio::test]
+async fn a_new_image_that_cannot_be_run_takes_nobody_down_for_long() {
+    let Some(host) = Host::new().await else { return };
+    let service = start(&host).await;
+    let people = ["alice", "bobby", "carol"].map(Person::named);
+    for person in &people {
+        service.register(person).await;
+    }
+    let mut first = None;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+        first = host.inspect(person.id).await.image;
+    }
+    service.kill();
+
+    host.build_image_of("/not-there").await;
+    let service = start(&host).await;
+    support::eventually(async || {
+        let mut back = 0;
+        for person in &people {
+            back += service.codes(person).await.iter().filter(|c| **c == EventCode::ReleaseRolledBack).count();
+        }
+        (back == 1).then_some(()).ok_or_else(|| format!("{back} went back"))
+    })
+    .await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+        let container = host.inspect(person.id).await;
+        assert_eq!((container.state.unwrap().running, &container.image), (Some(true), &first), "{}", person.slug);
+    }
+    service.kill();
+
+    // A third one, which is fine again: everybody gets it, without being asked.
+    host.build_image_with("/instance", "ENV THIRD=1").await;
+    let service = start(&host).await;
+    support::eventually(async || {
+        let mut old = 0;
+        for person in &people {
+            let name = format!("{}-{}", host.config.engine.prefix, person.id);
+            // In between it has none.
+            let there = host.client.inspect_container(&name, None).await.ok();
+            old += usize::from(there.is_none_or(|container| container.image == first));
+        }
+        (old == 0).then_some(()).ok_or_else(|| format!("{old} have the first one"))
+    })
+    .await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+        assert_eq!(host.inspect(person.id).await.state.unwrap().running, Some(true));
+        assert_eq!(service.codes(person).await.iter().filter(|c| **c == EventCode::Upgraded).count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_hostile_writer_is_stopped_with_a_reason_and_goes_on_when_it_may_take_more() {
     let Some(mut host) = Host::without_image().await else { return };
     host.build_image_with("/instance", "ENV TEST_WRITES=40").await;

@@ -78,6 +78,8 @@ fn row(number: i64) -> Row {
         next_attempt_at_ms: 0,
         error: None,
         disk_full: false,
+        release: None,
+        refused_release: None,
         version: 1,
         last_event: 0,
         created_at_ms: 0,

@@ -147,7 +147,11 @@ impl Reconciler {
     /// Looks at every instance.
     async fn nudge_all(&self) {
         match self.0.parts.registry.all().await {
-            Ok(rows) => rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id)),
+            Ok(rows) => {
+                // What is known of releases, before anybody goes down for one.
+                rows.iter().for_each(|row| self.0.rollouts.note(row));
+                rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
+            }
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
     }
@@ -248,6 +252,7 @@ impl Reconciler {
                 return;
             }
         };
+        rows.iter().for_each(|row| self.0.rollouts.note(row));
         let began = Instant::now();
         let units = match self.0.parts.engine.list().await {
             Ok(units) => units,

@@ -23,7 +23,7 @@ pub(super) struct Context<'a> {
     pub(super) began_ms: i64,
     /// The run that was found healthy.
     pub(super) run: Option<&'a str>,
-    /// The release that it runs, healthy or not.
+    /// The release that it is healthy with, or with which it does not come up.
     pub(super) release: Option<&'a str>,
     /// How long to wait after the n-th failure, in milliseconds.
     pub(super) wait_ms: &'a dyn Fn(u32) -> i64,
@@ -131,8 +131,7 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
             ..Progress::default()
         };
     }
-    if unhealthy
-        && row.has_its_owner()
+    if row.has_its_owner()
         && let (Some(tried), Some(before)) = (context.release, row.release.as_deref())
         && tried != before
         && row.refused_release.as_deref() != Some(tried)

@@ -80,9 +80,9 @@ impl Rollouts {
     /// How many are healthy with a release, and how many went back from it.
     pub(super) fn counts(&self, release: &str) -> (usize, usize) {
         let rows = self.rows();
-        let of =
-            |is: fn(&Known) -> &Option<String>| rows.values().filter(|known| is(known).as_deref() == Some(release));
-        (of(|known| &known.release).count(), of(|known| &known.refused).count())
+        let healthy = rows.values().filter(|known| known.release.as_deref() == Some(release)).count();
+        let refused = rows.values().filter(|known| known.refused.as_deref() == Some(release)).count();
+        (healthy, refused)
     }
 
     fn stage(&self, release: &str) -> Stage {

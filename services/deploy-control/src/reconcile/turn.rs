@@ -10,7 +10,7 @@ use super::{
     worker::{Next, Worker},
 };
 use crate::{
-    engine::UnitState,
+    engine::{ErrorKind, UnitState},
     plan::{Observed, Seen, Step},
     registry::Row,
 };
@@ -55,6 +55,22 @@ impl Worker<'_> {
         }
         // What was seen is from before.
         Some(Next::Anew)
+    }
+}
+
+impl Worker<'_> {
+    /// The release with which it did not come up, when a failure may be the release's.
+    pub(super) async fn tried_release(&self, row: &Row, step: Option<&Step>, failure: &Failure) -> Option<String> {
+        let refused = matches!(failure, Failure::Engine(error) if error.kind == ErrorKind::Rejected)
+            && matches!(step, Some(Step::Create | Step::Start));
+        if !refused && !failure.is_unhealthy() {
+            return None;
+        }
+        let engine = &self.inner.parts.engine;
+        if let Ok(Some(unit)) = engine.observe(row.id).await {
+            return unit.release;
+        }
+        engine.release(&self.inner.spec(row).ok()?).await.ok()?
     }
 }
 

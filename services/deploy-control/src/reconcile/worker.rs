@@ -480,12 +480,9 @@ impl Worker<'_> {
                 Err(error) => self.wait_for_registry(&error),
             };
         }
+        self.healthy = None;
+        self.tried = self.tried_release(&row, step.as_ref(), &failure).await;
         if failure.is_unhealthy() {
-            self.healthy = None;
-            self.tried = match self.inner.parts.engine.observe(row.id).await {
-                Ok(unit) => unit.and_then(|unit| unit.release),
-                Err(_) => None,
-            };
             // What did not become healthy must not be taken for a start that is still under way.
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
                 tracing::info!(error = chain(&error), "it could not be stopped yet");

@@ -259,6 +259,8 @@ async fn every_column_comes_back_as_it_was_written() {
             applied_config_generation: Some(3),
             refused_config_generation: Some(4),
             data_until_ms: None,
+            release: Some("sha256:1".into()),
+            refused_release: Some("sha256:2".into()),
             registered: Some(true),
             ready: Some(Some(("run-1".into(), 77))),
             attempts: Some((5, 99)),

@@ -51,6 +51,9 @@ impl Default for Means {
     }
 }
 
+/// Something is under way, for as long as one of these is there.
+pub type UnderWay = Arc<()>;
+
 /// One instance.
 pub struct App {
     /// `config.json`.
@@ -87,6 +90,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// Chats whose answer is being made.
     running: Mutex<HashMap<String, CancellationToken>>,
+    /// Whatever else is under way holds a clone.
+    under_way: UnderWay,
     /// Calls off making the database smaller, since more was deleted.
     more_deleted: Mutex<Option<CancellationToken>>,
 }
@@ -142,6 +147,7 @@ impl App {
             stop,
             tasks: TaskTracker::new(),
             running: Mutex::default(),
+            under_way: UnderWay::default(),
             more_deleted: Mutex::default(),
         }))
     }
@@ -163,6 +169,16 @@ impl App {
     /// The chats whose answer is being made.
     pub fn running(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For something that is under way from now on.
+    pub fn under_way(&self) -> UnderWay {
+        self.under_way.clone()
+    }
+
+    /// Whether anything is under way: an answer, a gateway's stream, work behind the scenes.
+    pub fn is_busy(&self) -> bool {
+        !self.running().is_empty() || !self.tasks.is_empty() || Arc::strong_count(&self.under_way) > 1
     }
 
     /// Has the database made smaller, soon. Nothing else can be written meanwhile, so it is done once for everything that is

@@ -8,7 +8,10 @@ use axum::{
     routing::{get, post},
 };
 use contracts::{
-    instance::{EndSessions, HandOff, HandOffCode, OwnerTaken, Readiness, TakeOwner, TestProvider},
+    instance::{
+        ACTIVITY_PATH, EndSessions, HandOff, HandOffCode, InstanceActivity, OwnerTaken, Readiness, TakeOwner,
+        TestProvider,
+    },
     provider::ProviderTest,
 };
 use http::StatusCode;
@@ -27,6 +30,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/provider/test", post(test_provider))
         .route("/healthz", get(async || Json(json!({ "status": "ok", "version": service::VERSION }))))
         .route("/readyz", get(ready))
+        .route(ACTIVITY_PATH, get(activity))
         .merge(service::health::metrics_route())
 }
 
@@ -68,4 +72,8 @@ async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Problem> 
     app.store.ping().await.map_err(Problem::unavailable)?;
     let registered = app.registrar.client_id().await.map_err(Problem::unavailable)?.is_some();
     Ok(Json(Readiness { registered, config_generation: app.config.generation }))
+}
+
+async fn activity(State(app): State<Arc<App>>) -> Json<InstanceActivity> {
+    Json(InstanceActivity { busy: app.is_busy(), wake_keys: app.keys.fingerprints() })
 }

@@ -243,6 +243,7 @@ async fn router(
         account_id: AccountId::from_uuid(uuid::Uuid::from_u128(2)),
         state: RouteState::Running,
         sign_in: SignIn::Instance,
+        wake_keys: Vec::new(),
     };
     let deploy = feed(route).await?;
     let env = Env::from_pairs([

@@ -1,6 +1,9 @@
 //! `beaver status`: services and workspaces.
 
-use contracts::{deploy::Instance, egress::EgressUsageList};
+use contracts::{
+    deploy::{Instance, Phase},
+    egress::EgressUsageList,
+};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -135,7 +138,7 @@ fn print(status: &Status, ui: &Ui) {
             let told = |number: Option<String>| number.unwrap_or_else(|| "-".into());
             [
                 instance.slug.to_string(),
-                word(&instance.phase),
+                phase(instance.phase, ui),
                 word(&instance.desired),
                 instance.plan.to_string(),
                 told(used.map(|used| HumanBytes(used.bytes_out).to_string())),
@@ -145,9 +148,28 @@ fn print(status: &Status, ui: &Ui) {
             ]
         }));
         println!("\n{}", table(&rows));
+        if instances.iter().any(|instance| matches!(instance.phase, Phase::Paused | Phase::Asleep)) {
+            println!(
+                "{}",
+                text!(
+                    ui,
+                    "Those asleep wake by themselves when their owners visit them.",
+                    "休眠的工作区在主人访问时自动唤醒。"
+                )
+            );
+        }
     }
     for line in &status.trouble {
         println!("! {line}");
+    }
+}
+
+/// A phase, in the wire's own word; sleep in people's.
+fn phase(phase: Phase, ui: &Ui) -> String {
+    match phase {
+        Phase::Paused => text!(ui, "asleep (paused)", "休眠(已暂停)"),
+        Phase::Asleep => text!(ui, "asleep", "休眠"),
+        phase => word(&phase),
     }
 }
 

@@ -7,7 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 use settings::{Env, PublicAddress};
 use url::Url;
 
-use crate::egress::{Rules, chain::Chain, own, tenant::Limits};
+use crate::{
+    egress::{Rules, chain::Chain, own, tenant::Limits},
+    wakes,
+};
 
 /// Everything the router is told at start.
 #[derive(Clone)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub own_addresses: Vec<IpNet>,
     /// Names by which people reach this host.
     pub own_names: Vec<String>,
+    /// How requests for an instance that is waking are held.
+    pub hold: wakes::Limits,
 }
 
 impl Config {
@@ -89,6 +94,7 @@ impl Config {
             data_dir,
             own_addresses,
             own_names,
+            hold: wakes::Limits::default(),
         })
     }
 }

@@ -11,8 +11,10 @@ use axum::{
 };
 use contracts::{
     InstanceId,
+    activity::{self, Activity, ActivityList},
+    deploy::WakeReason,
     egress::{EgressUsage, EgressUsageList},
-    routes::SignIn,
+    routes::{Route, SignIn},
 };
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::BodyExt;
@@ -23,6 +25,7 @@ use crate::{
     App,
     edge::{headers, paths},
     upstream::UpstreamError,
+    wakes::sleeps,
 };
 
 /// How long an instance may take to begin its answer to the house.
@@ -33,6 +36,10 @@ const HOST: &str = "instance.internal";
 /// The calls by which the portal hands a browser over, and ends what came of that.
 const LOGIN: &str = "/api/auth/login";
 const LOGOUT: &str = "/api/auth/logout";
+/// The call by which it tries a provider.
+const TEST: &str = "/api/provider/test";
+/// How long these wait for one that wakes: less than who asks waits for an answer.
+const AWAKE: Duration = Duration::from_secs(10);
 
 /// Everything the internal listener answers.
 pub fn router(app: Arc<App>) -> Router {
@@ -45,6 +52,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/instances/{id}/{*path}", any(ask))
         // The one path that a wildcard has no part in.
         .route("/instances/{id}/", any(ask))
+        .route(activity::PATH, get(activities))
+        .route("/activity/{id}", get(activity_of))
         .route("/egress", get(all_egress))
         .route("/egress/{id}", get(egress));
     let router = bearer::require(passing, app.config.internal_tokens.clone())
@@ -64,7 +73,17 @@ async fn ask(State(app): State<Arc<App>>, request: Request) -> Result<Response, 
     parts.uri = format!("/{path}").parse::<Uri>().map_err(|_| Problem::bad_request("The path cannot be read."))?;
     let request = Request::from_parts(parts, body);
     let of_sign_in = matches!(request.uri().path(), LOGIN | LOGOUT);
-    match app.table.find(id) {
+    let route = app.table.find(id);
+    if let Some(route) = route.as_ref().filter(|route| sleeps(route.state) && route.sign_in == SignIn::Instance) {
+        // For its owner, who is there, or for what must not wait; whoever only looks at it lets it sleep.
+        let why = match request.uri().path() {
+            LOGIN | TEST => WakeReason::Portal,
+            LOGOUT => WakeReason::Service,
+            _ => return Err(asleep()),
+        };
+        app.wakes.hold(route, why, AWAKE).await;
+    }
+    match route {
         Some(route) if route.sign_in == SignIn::Edge && paths::is_for_instances(request.uri().path()) => {
             sign_in(&app.sign_in(&route), request).await
         }
@@ -91,6 +110,11 @@ async fn sign_in(sign_in: &sign_in::SignIn, request: Request) -> Result<Response
 
 /// Passes a request to an instance, whether or not its route is known.
 async fn pass(app: &App, id: InstanceId, request: Request) -> Result<Response, Problem> {
+    let in_use = app.uses.enter(id);
+    // It would not answer before somebody wakes it.
+    if app.table.find(id).is_some_and(|route| sleeps(route.state)) {
+        return Err(asleep());
+    }
     let (mut parts, body) = request.into_parts();
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
@@ -123,7 +147,16 @@ async fn pass(app: &App, id: InstanceId, request: Request) -> Result<Response, P
         }
     };
     headers::clean_response(response.headers_mut(), SignIn::Instance, HOST);
-    Ok(response.map(axum::body::Body::new))
+    Ok(response.map(|body| axum::body::Body::new(in_use.until_end_of(body))))
+}
+
+fn asleep() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "instance_asleep",
+        "The instance sleeps, since nobody uses it. It wakes when its owner visits it.",
+    )
+    .retry_after(1)
 }
 
 fn unreachable() -> Problem {
@@ -141,6 +174,31 @@ fn timeout() -> Problem {
 
 fn no_answer() -> Problem {
     Problem::new(StatusCode::BAD_GATEWAY, "instance_broken", "The instance gave no usable answer.")
+}
+
+/// How every instance is used.
+async fn activities(State(app): State<Arc<App>>) -> Json<ActivityList> {
+    Json(ActivityList { instances: app.table.all().iter().map(|route| activity(&app, route)).collect() })
+}
+
+/// How one is.
+async fn activity_of(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Activity>, Problem> {
+    let route = id.parse().ok().and_then(|id| app.table.find(id)).ok_or_else(|| Problem::not_found("not_found"))?;
+    Ok(Json(activity(&app, &route)))
+}
+
+/// The route was read first: a request that found it as it is here is counted.
+fn activity(app: &App, route: &Route) -> Activity {
+    let id = route.instance_id;
+    let out = app.tenants.find(id).and_then(|tenant| tenant.outward.last().max(tenant.inward.last()));
+    let last = app.uses.last(id).max(app.table.runs_since(id).unwrap_or(app.uses.last(id)));
+    let last = out.map_or(last, |out| out.max(last));
+    Activity {
+        instance_id: id,
+        state: route.state,
+        in_flight: app.uses.in_flight(id),
+        idle_ms: last.elapsed().as_millis() as u64,
+    }
 }
 
 /// What one instance has used of its door out.

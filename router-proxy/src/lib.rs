@@ -15,6 +15,8 @@ pub mod pages;
 pub mod routes;
 mod sign_ins;
 pub mod upstream;
+mod uses;
+pub mod wakes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,6 +36,8 @@ use owner::Owners;
 use routes::{Table, disk, feed};
 use sign_ins::SignIns;
 use upstream::Upstream;
+use uses::Uses;
+use wakes::Wakes;
 
 /// How often connections to instances that lie idle are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -47,6 +51,8 @@ pub struct App {
     owners: Owners,
     sign_ins: Arc<SignIns>,
     portal: String,
+    uses: Arc<Uses>,
+    wakes: Arc<Wakes>,
 }
 
 impl App {
@@ -116,7 +122,10 @@ impl Router {
         let owners = Owners::new(&config.authz_url, &config.issuer, config.public.clone(), clock, &dir);
         let upstream = Upstream::new(config.data_dir.join("run"));
         let portal = config.public.portal_origin();
-        let app = Arc::new(App { config, tenants, table, upstream, owners, sign_ins: Arc::new(sign_ins), portal });
+        let deploy = ServiceClient::new("deploy-control", config.deploy_url.clone(), config.deploy_token.clone());
+        let (sign_ins, uses) = (Arc::new(sign_ins), Arc::default());
+        let wakes = Wakes::new(deploy, Arc::clone(&table), config.hold);
+        let app = Arc::new(App { config, tenants, table, upstream, owners, sign_ins, portal, uses, wakes });
         Ok(Self { app, edge, internal, dir, network })
     }
 
@@ -152,6 +161,7 @@ impl Router {
         drain.tracker.spawn(Arc::clone(&app.sign_ins).keep(Arc::clone(&app.table), stop.clone()));
         drain.tracker.spawn(app.owners.clone().refresh(dir, stop.clone()));
         drain.tracker.spawn(doors.keep());
+        drain.tracker.spawn(Arc::clone(&app.wakes).keep(Arc::clone(&app.uses), stop.clone()));
         drain.tracker.spawn(sweep(app.upstream.clone(), stop.clone()));
         drain.tracker.spawn(edge::serve(Arc::clone(&app), edge, drain.clone()));
 

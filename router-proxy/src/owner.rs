@@ -47,9 +47,19 @@ impl Owners {
 
     /// Whether the request comes from the browser of the route's owner. Without proof it does not.
     pub async fn is_owner(&self, headers: &HeaderMap, route: &Route) -> bool {
-        let Some(token) = cookies::single(headers, cookies::edge(self.public.workspaces_secure())) else {
-            return false;
-        };
+        match self.shown(headers) {
+            Some(token) => self.is_owners(token, route).await,
+            None => false,
+        }
+    }
+
+    /// What a browser shows to prove itself, whatever it is worth.
+    pub fn shown<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        cookies::single(headers, cookies::edge(self.public.workspaces_secure()))
+    }
+
+    /// Whether this proves the route's owner.
+    pub async fn is_owners(&self, token: &str, route: &Route) -> bool {
         let origin = self.public.workspace_origin(route.slug.as_str());
         self.verifier.edge_until_ms(token, &origin, route.account_id).await.is_some()
     }

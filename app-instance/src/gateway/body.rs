@@ -11,7 +11,10 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::Refusal;
-use crate::upstream::{Failure, FailureKind, SILENCE};
+use crate::{
+    app::UnderWay,
+    upstream::{Failure, FailureKind, SILENCE},
+};
 
 /// How long the closing error event has to reach the caller before the connection is broken off.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -28,6 +31,8 @@ pub struct PassThrough {
     state: State,
     /// Runs out when the provider is silent for too long; afterwards, when the last words are over.
     timer: Pin<Box<Sleep>>,
+    /// Something is under way for as long as this is there.
+    _under_way: UnderWay,
 }
 
 enum State {
@@ -39,10 +44,11 @@ enum State {
 
 impl PassThrough {
     /// Passes `inner` on; `events` says whether it is a stream of events in plain text, `framed` whether HTTP itself tells
-    /// its end. Of one that ends with its connection, `[DONE]` alone tells.
-    pub fn new(inner: Incoming, events: bool, framed: bool) -> Self {
+    /// its end. Of one that ends with its connection, `[DONE]` alone tells. Until it is dropped, it is `under_way`.
+    pub fn new(inner: Incoming, events: bool, framed: bool, under_way: UnderWay) -> Self {
         let tail = (events && !framed).then(Vec::new);
-        Self { inner, events, tail, state: State::Flowing, timer: Box::pin(tokio::time::sleep(SILENCE)) }
+        let timer = Box::pin(tokio::time::sleep(SILENCE));
+        Self { inner, events, tail, state: State::Flowing, timer, _under_way: under_way }
     }
 
     fn remember(&mut self, frame: &Frame<Bytes>) {

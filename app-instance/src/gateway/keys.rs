@@ -112,6 +112,11 @@ impl Keys {
         Ok(rows > 0)
     }
 
+    /// The fingerprints of the live ones.
+    pub fn fingerprints(&self) -> Vec<String> {
+        self.read().keys().cloned().collect()
+    }
+
     /// Whether this is a live key; its use is written down in the background.
     pub fn is_live(&self, key: &str) -> bool {
         let (hash, now_ms) = (fingerprint(key), self.clock.now_ms());

@@ -169,6 +169,7 @@ fn is_too_long(length: &HeaderValue) -> bool {
 }
 
 async fn forward(app: &App, request: Request, body: Bytes) -> Result<Response, Refusal> {
+    let under_way = app.under_way();
     let provider: Arc<ProviderConfig> = app.provider.current().ok_or_else(Refusal::not_configured)?;
     let (mut parts, _) = request.into_parts();
     let path_and_query = parts.uri.path_and_query().map_or("", |p| p.as_str());
@@ -205,7 +206,7 @@ async fn forward(app: &App, request: Request, body: Bytes) -> Result<Response, R
     }
     // An error event put behind compressed bytes would be none.
     let room_for_words = events && !parts.headers.contains_key(header::CONTENT_ENCODING);
-    Ok(Response::from_parts(parts, Body::new(body::PassThrough::new(body, room_for_words, framed))))
+    Ok(Response::from_parts(parts, Body::new(body::PassThrough::new(body, room_for_words, framed, under_way))))
 }
 
 /// Takes out what is for one connection alone, what is Beaver's own, and `also`.

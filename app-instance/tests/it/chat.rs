@@ -315,3 +315,38 @@ async fn without_room_nothing_new_is_kept_until_enough_was_deleted() {
     let page = browser.request(Method::GET, "/").send().await.unwrap().text().await.unwrap();
     assert!(!page.contains("disk-full"));
 }
+
+#[tokio::test]
+async fn it_is_busy_for_as_long_as_something_is_under_way_and_says_what_wakes_it() {
+    let house = House::with_model("held").await;
+    let activity = async || -> Value {
+        let answer = house.internal(Method::GET, "/api/activity").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.json().await.unwrap()
+    };
+    assert_eq!(activity().await, json!({ "busy": false, "wake_keys": [] }));
+    assert_eq!(house.edge(Method::GET, "/api/activity").send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let browser = house.sign_in().await;
+    let key = browser.new_key().await;
+    assert_eq!(activity().await, json!({ "busy": false, "wake_keys": [sign_in::fingerprint(&key)] }));
+
+    // An answer in a chat.
+    let chat = browser.new_chat().await;
+    let mut events = Events::of(browser.say(&chat, "message-1", "hello", false).await);
+    assert_eq!(events.next().await.unwrap().0, "accepted");
+    assert_eq!(activity().await["busy"], true);
+    house.provider.gate.add_permits(3);
+    events.all().await;
+    eventually(async || activity().await["busy"] == false).await;
+
+    // A stream through the gateway, from before its first byte.
+    let ask = house.edge(Method::POST, "/v1/chat/completions").bearer_auth(&key);
+    let ask = ask.header("content-type", "application/json").body(r#"{"model":"held","stream":true}"#);
+    house.provider.gate.add_permits(1);
+    let mut stream = ask.send().await.unwrap();
+    assert!(stream.chunk().await.unwrap().is_some());
+    assert_eq!(activity().await["busy"], true);
+    house.provider.gate.add_permits(2);
+    while stream.chunk().await.unwrap().is_some() {}
+    eventually(async || activity().await["busy"] == false).await;
+}

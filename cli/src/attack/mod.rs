@@ -331,6 +331,7 @@ fn routes(hostile: &Victim) -> anyhow::Result<String> {
         account_id: hostile.account,
         state: RouteState::Running,
         sign_in: SignIn::Instance,
+        wake_keys: Vec::new(),
     };
     Ok(serde_json::to_string(&RouteSnapshot { epoch: "attack".into(), version: 1, routes: vec![route] })?)
 }

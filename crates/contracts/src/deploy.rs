@@ -6,6 +6,7 @@
 //! | `POST /api/instances/resolve` | [`ResolveInstance`] | 200 [`Instance`] |
 //! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
 //! | `POST /api/instances/{id}/stop`, `/start`, `/restart`, `/retry` | [`OnBehalfOf`] | 202 [`Instance`] |
+//! | `POST /api/instances/{id}/wake` | [`WakeInstance`] | 202 [`Instance`]; 409 `instance_down` when it does not sleep but is stopped or failed |
 //! | `POST /api/instances/{id}/plan` | [`ChangePlan`] | 202 [`Instance`]: for operators |
 //! | `POST /api/instances/{id}/delete` | [`DeleteInstance`] | 202 [`Instance`], with its [`Deletion`]; 422 `slug_mismatch` |
 //! | `POST /api/instances/{id}/undelete` | [`UndeleteInstance`] | 202 [`Instance`]; 409 `deletion_final` when it is too late |
@@ -157,6 +158,57 @@ pub struct Deletion {
     pub data_until_ms: i64,
 }
 
+/// Wakes an instance that sleeps because nobody used it; one that is awake stays so. Never one that somebody stopped, or that
+/// could not be brought up.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WakeInstance {
+    /// The person; absent when the caller has made sure that it is the owner who came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_id: Option<AccountId>,
+    /// What for.
+    pub why: WakeReason,
+}
+
+/// What an instance is woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WakeReason {
+    /// Its owner's browser came to it.
+    Visit,
+    /// A program came with one of its keys.
+    Api,
+    /// Its owner opens it from the portal.
+    Portal,
+    /// The other services have something for it that cannot wait: the end of a session.
+    Service,
+}
+
+impl WakeReason {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Visit => "visit",
+            Self::Api => "api",
+            Self::Portal => "portal",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// How deep an instance sleeps that nobody uses. What is wanted of it stays [`Desired::Running`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sleep {
+    /// Not at all.
+    #[default]
+    Awake,
+    /// Frozen, its memory kept: it wakes unnoticed.
+    Paused,
+    /// Down, its data kept: it wakes by a start.
+    Stopped,
+}
+
 /// What somebody wants an instance to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -185,6 +237,10 @@ pub enum Phase {
     Registering,
     /// Up and reachable.
     Ready,
+    /// Frozen while nobody uses it; the next visit wakes it unnoticed.
+    Paused,
+    /// Down while nobody uses it; the next visit starts it.
+    Asleep,
     /// Being stopped.
     Stopping,
     /// Down because somebody wanted it so.
@@ -413,6 +469,16 @@ pub enum EventCode {
     DiskFull,
     /// There is room again.
     DiskFreed,
+    /// Nobody uses it, so it is to sleep; `detail` says how deep, and for how long nobody has.
+    SleepRequested,
+    /// It is frozen.
+    Paused,
+    /// It is down until somebody uses it.
+    Asleep,
+    /// Somebody wants to use it; `detail` is the [`WakeReason`]. By `beaver`: it was not to sleep after all.
+    WakeRequested,
+    /// It goes on from where it was frozen.
+    Woken,
 }
 
 /// The name, in `/readyz`, of the need that sockets are reached across the border of a container. What it says of a border

@@ -14,6 +14,7 @@
 //! | `POST /api/provider/test` | [`TestProvider`] | 200 [`crate::provider::ProviderTest`] |
 //! | `GET /healthz`, `GET /readyz` | – | 200 [`Readiness`], 503 |
 //! | `GET /metrics` | – | 200, Prometheus' text format |
+//! | `GET /api/activity` ([`ACTIVITY_PATH`]) | – | 200 [`InstanceActivity`] |
 //!
 //! Where a route says [`crate::routes::SignIn::Edge`], the router itself answers `login` and `logout`, and there is nothing else
 //! below `/api/auth` and at `/api/provider/test`.
@@ -158,6 +159,22 @@ pub struct Readiness {
     pub registered: bool,
     /// The configuration it runs with: `generation` of `config.json`.
     pub config_generation: i64,
+}
+
+/// Where an instance says whether it has something to do.
+pub const ACTIVITY_PATH: &str = "/api/activity";
+
+/// The most keys that are taken over from one instance.
+pub const MAX_WAKE_KEYS: usize = 100;
+
+/// Answer of [`ACTIVITY_PATH`]: what nobody else can know of an instance that is to sleep.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceActivity {
+    /// Whether something is under way, asked for or not: an answer being made, a gateway's stream, work behind the scenes.
+    pub busy: bool,
+    /// The fingerprints (SHA-256, base64url) of its live API keys, at most [`MAX_WAKE_KEYS`]: whoever shows one wakes it.
+    #[serde(default)]
+    pub wake_keys: Vec<String>,
 }
 
 /// The cookie that holds the edge token, on the instance's origin: `__Host-beaver_edge` with https.

@@ -4,6 +4,7 @@
 //! Wire format: JSON with `snake_case` members; times are Unix milliseconds (`*_ms`) unless a standard says seconds;
 //! refusals are problem details ([`problem`], RFC 9457).
 
+pub mod activity;
 pub mod authz;
 pub mod deploy;
 pub mod egress;

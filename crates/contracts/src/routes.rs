@@ -58,6 +58,10 @@ pub struct Route {
     /// Who lets people in.
     #[serde(default)]
     pub sign_in: SignIn,
+    /// Until it runs again: the fingerprints of the API keys that it knew as it fell asleep. A program that shows one of them
+    /// comes from its owner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wake_keys: Vec<String>,
 }
 
 /// Who lets people into an instance.
@@ -80,6 +84,10 @@ pub enum RouteState {
     Starting,
     /// Pass it on.
     Running,
+    /// Frozen while nobody uses it: wake it for its owner, who notices nothing.
+    Paused,
+    /// Down while nobody uses it: wake it for its owner, whose browser gets a page that goes on by itself.
+    Asleep,
     /// Its owner stopped it.
     Stopped,
     /// It could not be brought up.

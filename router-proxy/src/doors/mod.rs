@@ -108,6 +108,7 @@ impl Doors {
         // Also of those whose doors are not open: their folders may have gone before their routes.
         self.app.upstream.keep_only(wanted);
         self.app.tenants.keep_only(wanted);
+        self.app.uses.keep_only(wanted);
     }
 
     fn drop_vanished(&mut self) {

@@ -1,5 +1,6 @@
 //! The public edge: listening, and one connection after another. What is done with a request is [`service`]'s to say.
 
+mod enter;
 pub mod forwarded;
 pub mod framing;
 mod gate;

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 /// Paths that only Beaver itself may ask an instance for, and what is under them. The first two mean something to an instance
 /// of its own alone.
-const PRIVATE: [&str; 4] = ["/api/auth", "/api/provider/test", "/metrics", "/readyz"];
+const PRIVATE: [&str; 5] = ["/api/auth", "/api/provider/test", "/api/activity", "/metrics", "/readyz"];
 /// Who decodes more often than this finds something else than anybody meant.
 const MAX_DECODES: usize = 4;
 
@@ -97,6 +97,7 @@ mod tests {
             "/api/provider/test/",
             "/metrics",
             "/Metrics/",
+            "/api/activity",
             "/readyz",
             "/%72eadyz",
         ] {
@@ -111,6 +112,7 @@ mod tests {
             "/api",
             "/api/authors",
             "/api/chat",
+            "/api/activities",
             "/auth/start",
             "/auth/finish",
             "/api/provider",

@@ -3,7 +3,10 @@
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use axum::extract::FromRequestParts;
-use contracts::routes::{Route, RouteState, SignIn};
+use contracts::{
+    deploy::WakeReason,
+    routes::{Route, RouteState, SignIn},
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,7 +15,9 @@ use serde_json::json;
 use sign_in::{Redirect, Session};
 
 use super::{
-    Conn, forwarded,
+    Conn,
+    enter::{self, Kept, Who},
+    forwarded,
     framing::Refusal,
     gate::{self, Verdict},
     guard, headers, host, paths, websocket,
@@ -23,6 +28,7 @@ use crate::{
     drain::Drain,
     pages::{self, Form, Said},
     upstream::UpstreamError,
+    uses::InUse,
 };
 
 /// Answers one request. It cannot fail: what goes wrong has an answer too.
@@ -109,12 +115,18 @@ impl Exchange {
         if paths::is_private(parts.uri.path()) {
             return self.say(Said::NotFound, form);
         }
-        if let Some(said) = instead(route.state) {
-            return self.say_to_owner(said, &parts, &route, form).await;
+        if let Some(answer) = enter::preflight(&parts, &route) {
+            return answer;
         }
+        let entered = enter::enter(&self.app, &route, Who::Shown(&parts), form, &parts.method).await;
+        let (route, in_use) = match entered {
+            Ok(entered) => entered,
+            Err(Kept { said, owner: true }) => return self.say(said, form),
+            Err(_) => return self.say(Said::Unavailable, form),
+        };
         // What the owner is recognised by is needed only when there is no answer to pass on.
         let cookies = parts.headers.get_all(header::COOKIE).iter().cloned().collect::<Vec<_>>();
-        match self.pass(parts, body, &route, &authority, None).await {
+        match self.pass(parts, body, &route, &authority, (None, in_use)).await {
             Ok(response) => response,
             Err(said) => {
                 let mut parts = Request::new(()).into_parts().0;
@@ -134,7 +146,7 @@ impl Exchange {
         &self,
         parts: Parts,
         body: Incoming,
-        route: &Route,
+        route: &Arc<Route>,
         authority: &str,
         form: Form,
     ) -> Response<Body> {
@@ -144,11 +156,17 @@ impl Exchange {
             Verdict::Redirect(to) => return self.redirect(to, form),
         };
         // Whoever comes so far is the owner.
-        if let Some(said) = instead(route.state) {
-            return self.say(said, form);
-        }
+        let passing = async {
+            let (route, in_use) = match enter::enter(&self.app, route, Who::Owner, form, &parts.method).await {
+                // Another one lets people in by now.
+                Ok((route, _)) if route.sign_in != SignIn::Edge => return Err(Said::Unavailable),
+                Ok(entered) => entered,
+                Err(kept) => return Err(kept.said),
+            };
+            self.pass(parts, body, &route, authority, (Some(&session), in_use)).await
+        };
         let passed = tokio::select! {
-            passed = self.pass(parts, body, route, authority, Some(&session)) => passed,
+            passed = passing => passed,
             () = session.over.cancelled() => Err(Said::NoSession),
         };
         match passed {
@@ -172,16 +190,18 @@ impl Exchange {
         response
     }
 
-    /// Passes the request to the instance, and the answer back; with whose session, where that is the router's to know.
+    /// Passes the request to the instance, and the answer back; with whose session, where that is the router's to know. Until
+    /// the answer has ended, the instance is in use.
     async fn pass(
         &self,
         mut parts: Parts,
         body: Incoming,
         route: &Route,
         authority: &str,
-        session: Option<&Session>,
+        (session, mut in_use): (Option<&Session>, InUse),
     ) -> Result<Response<Body>, Said> {
         let config = &self.app.config;
+        let shows_key = enter::shown_key(&parts).is_some();
         let host = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
         let secure = config.public.workspaces_secure();
         let client = forwarded::client(self.conn.peer, &parts.headers, &config.trusted_proxies, secure);
@@ -215,20 +235,24 @@ impl Exchange {
             Ok(response) => response,
             Err(error) => return Err(self.upstream_failed(error, route)),
         };
+        if shows_key && response.status() != StatusCode::UNAUTHORIZED {
+            in_use.is_use();
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(client), true) = (switching, websocket::is_granted(&response)) else {
                 tracing::info!(instance = %route.instance_id, "the instance switched protocols unasked");
                 return Err(Said::Unreachable);
             };
             let instance = hyper::upgrade::on(&mut response);
-            websocket::tunnel(client, instance, Arc::clone(&self.conn), &self.drain, session.cloned());
+            let held = (Arc::clone(&self.conn), in_use);
+            websocket::tunnel(client, instance, held, &self.drain, session.cloned());
             self.conn.switch.switched();
             headers::clean_response(response.headers_mut(), route.sign_in, host);
             websocket::write(response.headers_mut());
             return Ok(response.map(|_| crate::body::empty()));
         }
         headers::clean_response(response.headers_mut(), route.sign_in, host);
-        Ok(response)
+        Ok(response.map(|body| in_use.until_end_of(body).boxed_unsync()))
     }
 
     fn upstream_failed(&self, error: UpstreamError, route: &Route) -> Said {
@@ -255,6 +279,10 @@ impl Exchange {
         if name == "ready" && self.app.owners.is_owner(&parts.headers, route).await {
             let waiting = match route.state {
                 RouteState::Starting => true,
+                RouteState::Paused | RouteState::Asleep => {
+                    self.app.wakes.ask(route.instance_id, WakeReason::Visit);
+                    true
+                }
                 RouteState::Running => !self.app.upstream.is_reachable(route.instance_id).await,
                 _ => false,
             };
@@ -285,16 +313,6 @@ impl Exchange {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
-    }
-}
-
-/// What is said in the place of an instance that does not run.
-fn instead(state: RouteState) -> Option<Said> {
-    match state {
-        RouteState::Running => None,
-        RouteState::Stopped => Some(Said::Stopped),
-        RouteState::Failed => Some(Said::Failed),
-        RouteState::Starting | RouteState::Deleted => Some(Said::Starting),
     }
 }
 

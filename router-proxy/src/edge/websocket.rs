@@ -12,6 +12,7 @@ use super::Conn;
 use crate::{
     activity::{Activity, QUIET, Watched},
     drain::Drain,
+    uses::InUse,
 };
 
 /// How often it is looked whether a session is used: far more often than one ends for being unused.
@@ -47,7 +48,15 @@ pub fn write(headers: &mut HeaderMap) {
 
 /// Copies both ways until both sides have ended, or the session is over that it belongs to; an end on one side is passed on
 /// and the other may go on.
-pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &Drain, session: Option<Session>) {
+///
+/// What is `held` is let go of at the end.
+pub fn tunnel(
+    client: OnUpgrade,
+    instance: OnUpgrade,
+    held: (Arc<Conn>, InUse),
+    drain: &Drain,
+    session: Option<Session>,
+) {
     let of_tunnel = drain.clone();
     let over = session.as_ref().map(|session| session.over.clone()).unwrap_or_default();
     drain.tracker.spawn(async move {
@@ -65,7 +74,7 @@ pub fn tunnel(client: OnUpgrade, instance: OnUpgrade, conn: Arc<Conn>, drain: &D
             }
         }
         open.decrement(1.0);
-        drop(conn);
+        drop(held);
     });
 }
 

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use clock::Clock;
@@ -14,7 +15,10 @@ use contracts::{
     InstanceId,
     egress::{EgressRefusal, EgressUsage, ReportedRefusal},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     refusal::Refusal,
@@ -76,16 +80,30 @@ pub struct Direction {
     /// What still may.
     pub allowance: Allowance,
     bytes: AtomicU64,
+    begun: Instant,
+    /// Milliseconds from then until the last of them passed.
+    last_ms: AtomicU64,
 }
 
 impl Direction {
     fn new(limits: Limits) -> Self {
-        Self { allowance: Allowance::new(limits.bytes_per_second), bytes: AtomicU64::new(0) }
+        Self {
+            allowance: Allowance::new(limits.bytes_per_second),
+            bytes: AtomicU64::new(0),
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
     }
 
     /// So many more have passed.
     pub fn count(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When the last of them passed; `None` when none has.
+    pub fn last(&self) -> Option<Instant> {
+        (self.bytes() > 0).then(|| self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
     }
 
     /// How many have passed.

@@ -4,7 +4,7 @@ pub mod disk;
 pub mod feed;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -12,7 +12,7 @@ use contracts::{
     InstanceId,
     routes::{Route, RouteSnapshot, RouteState},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// The routes in memory. Looking one up takes no longer than a hash.
 pub struct Table {
@@ -27,6 +27,17 @@ struct Inner {
     epoch: String,
     version: u64,
     by_slug: HashMap<String, Arc<Route>>,
+    /// When each began to run, the last time that it did so.
+    runs_since: HashMap<InstanceId, Instant>,
+}
+
+impl Inner {
+    /// Takes note of what becomes of a route: `before` it was this.
+    fn note(&mut self, route: &Route, before: Option<RouteState>) {
+        if route.state == RouteState::Running && before != Some(RouteState::Running) {
+            self.runs_since.insert(route.instance_id, Instant::now());
+        }
+    }
 }
 
 impl Default for Table {
@@ -44,6 +55,11 @@ impl Table {
     /// The route to an instance, whatever its state. It looks through all of them: for what is asked rarely.
     pub fn find(&self, id: InstanceId) -> Option<Arc<Route>> {
         self.read().by_slug.values().find(|route| route.instance_id == id).cloned()
+    }
+
+    /// When the instance began to run, the last time that it did so.
+    pub fn runs_since(&self, id: InstanceId) -> Option<Instant> {
+        self.read().runs_since.get(&id).copied()
     }
 
     /// Every route.
@@ -74,7 +90,22 @@ impl Table {
             .filter(|route| route.state != RouteState::Deleted)
             .map(|route| (route.slug.as_str().to_owned(), Arc::new(route)))
             .collect();
-        *self.write() = Inner { known: true, epoch: snapshot.epoch, version: snapshot.version, by_slug };
+        {
+            let mut inner = self.write();
+            let before = std::mem::take(&mut *inner);
+            *inner = Inner {
+                known: true,
+                epoch: snapshot.epoch,
+                version: snapshot.version,
+                by_slug,
+                runs_since: before.runs_since,
+            };
+            for route in inner.by_slug.values().cloned().collect::<Vec<_>>() {
+                inner.note(&route, before.by_slug.get(route.slug.as_str()).map(|before| before.state));
+            }
+            let there: HashSet<InstanceId> = inner.by_slug.values().map(|route| route.instance_id).collect();
+            inner.runs_since.retain(|id, _| there.contains(id));
+        }
         self.changed();
     }
 
@@ -86,7 +117,10 @@ impl Table {
             let slug = route.slug.as_str().to_owned();
             if route.state == RouteState::Deleted {
                 inner.by_slug.remove(&slug);
+                inner.runs_since.remove(&route.instance_id);
             } else {
+                let before = inner.by_slug.get(&slug).map(|before| before.state);
+                inner.note(&route, before);
                 inner.by_slug.insert(slug, Arc::new(route));
             }
         }

@@ -13,22 +13,28 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, extract::State, response::Response, routing::get};
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use bytes::Bytes;
 use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, Slug,
+    deploy::{WakeInstance, WakeReason},
     routes::{Route, RouteMessage, RouteSnapshot, RouteState, SignIn},
 };
 use futures_util::future::BoxFuture;
-use router_proxy::{Router, config::Config, egress::Network};
+use router_proxy::{Router, config::Config, egress::Network, wakes::Limits};
 use service::Shutdown;
 use settings::Env;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 use uuid::Uuid;
@@ -59,6 +65,8 @@ pub struct Plan {
     /// authz's key; a new one when there is none.
     pub key: Option<Arc<token::SigningKey>>,
     pub clock: Clock,
+    /// How requests for what wakes are held: not for long, as a rule.
+    pub hold: Limits,
 }
 
 impl Default for Plan {
@@ -71,6 +79,7 @@ impl Default for Plan {
             deploy: true,
             key: None,
             clock: Clock::system(),
+            hold: Limits { program: Duration::from_millis(50), page: Duration::from_millis(50), ..Limits::default() },
         }
     }
 }
@@ -91,6 +100,7 @@ pub fn route(slug: &str, n: u128, state: RouteState) -> Route {
         account_id: account(n),
         state,
         sign_in: SignIn::Instance,
+        wake_keys: Vec::new(),
     }
 }
 
@@ -118,7 +128,7 @@ impl House {
         for (key, value) in plan.env {
             env = env.with(key, value);
         }
-        let config = Config::from_env(&env).unwrap();
+        let config = Config { hold: plan.hold, ..Config::from_env(&env).unwrap() };
         let router = Router::bind(config, plan.clock, plan.network).await.unwrap();
         let (edge, internal) = router.addresses().unwrap();
         let stop = Shutdown::new();
@@ -307,6 +317,10 @@ pub struct Deploy {
     pub connections: Arc<AtomicUsize>,
     /// What was told to have been refused.
     pub refusals: Arc<Mutex<Vec<contracts::egress::ReportedRefusal>>>,
+    /// Who was to be woken, and what for.
+    pub woken: Arc<Mutex<Vec<(InstanceId, WakeReason)>>>,
+    /// A call to wake somebody is answered once it gets one of these.
+    pub answers: Arc<Semaphore>,
 }
 
 struct Feed {
@@ -324,11 +338,14 @@ impl Deploy {
             state: Arc::new(Mutex::new(Feed { snapshot, readers: Vec::new() })),
             connections: Arc::default(),
             refusals: Arc::default(),
+            woken: Arc::default(),
+            answers: Arc::new(Semaphore::new(0)),
         };
         if there {
             let app = axum::Router::new()
                 .route(contracts::routes::PATH, get(feed))
                 .route(contracts::egress::REFUSALS_PATH, axum::routing::post(refusals))
+                .route("/api/instances/{id}/wake", axum::routing::post(wake))
                 .with_state(this.clone());
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         }
@@ -369,6 +386,24 @@ impl Feed {
         let line = serde_json::to_string(message).unwrap() + "\n";
         self.readers.retain(|reader| reader.send(line.clone()).is_ok());
     }
+}
+
+async fn wake(
+    State(deploy): State<Deploy>,
+    axum::extract::Path(id): axum::extract::Path<InstanceId>,
+    headers: http::HeaderMap,
+    axum::Json(body): axum::Json<WakeInstance>,
+) -> Response {
+    assert_eq!(headers["authorization"], format!("Bearer {TOKEN}"));
+    assert_eq!(body.account_id, None);
+    deploy.woken.lock().unwrap().push((id, body.why));
+    deploy.answers.acquire().await.unwrap().forget();
+    let instance = serde_json::json!({
+        "id": id, "slug": "alice", "account_id": account(1), "origin": "http://alice.localhost:8088", "desired": "running",
+        "phase": "starting", "generation": 2, "observed_generation": 1, "config_generation": 0,
+        "applied_config_generation": 0, "created_at_ms": 0, "updated_at_ms": 0,
+    });
+    (http::StatusCode::ACCEPTED, axum::Json(instance)).into_response()
 }
 
 async fn refusals(

@@ -8,6 +8,7 @@ mod gate;
 mod internal;
 mod pages;
 mod pass;
+mod sleep;
 mod smuggling;
 mod time;
 mod websocket;

@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::harness::*;
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: alice.localhost\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: alice.localhost\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: http://alice.localhost:8088\r\n\r\n";
 
 /// An instance that switches protocols and then echoes; it says `bye` at the client's end.

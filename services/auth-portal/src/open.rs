@@ -1,6 +1,8 @@
 //! From the portal into a workspace, without its password: an assertion for the one who is signed in here, handed to
 //! the workspace behind the browser's back; what comes back is a one-time code that only that browser can use.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::{
     extract::{Path, Query, State},
@@ -9,21 +11,28 @@ use axum::{
 use contracts::{
     Slug,
     authz::{AssertionIssued, AssertionRequest, Purpose},
-    deploy::{Instance, Phase, ResolveInstance},
+    deploy::{Instance, Phase, ResolveInstance, WakeInstance, WakeReason},
     instance::{HandOff, HandOffCode, internal_path},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use service::{CallError, Problem};
+use tokio::time::Instant;
 use url::form_urlencoded::Serializer;
 
 use crate::{
     Portal,
+    live::Known,
     next::{Next, is_bind, is_local_path},
     page::{Layout, page},
     session::{Person, Visit, away, see_other},
-    view::phase_name,
+    view::{phase_name, sleeps},
 };
+
+/// How long a workspace that wakes is waited for before a page says that it does.
+const AWAKE: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Template)]
 #[template(path = "portal/not_running.html")]
@@ -55,8 +64,17 @@ pub async fn open(
     let bind = match wanted.bind {
         Some(bind) if is_bind(&bind) => bind,
         Some(_) => return Err(Problem::bad_request("This link is damaged. Open the workspace again.")),
-        // Somebody typed this address: the workspace has to begin.
-        None => return Ok(hand_on(&format!("{origin}/auth/start?{}", query("rd", &rd)))),
+        // The workspace has to begin, and must be awake for that: it knows nobody without a proof, and this may be the way to
+        // one.
+        None => {
+            let begin = hand_on(&format!("{origin}/auth/start?{}", query("rd", &rd)));
+            return match visit.person(Next::Home) {
+                Ok(person) if person.slug == slug && !is_awake(&portal, &person).await => {
+                    not_running(&visit, &person, Phase::Starting)
+                }
+                _ => Ok(begin),
+            };
+        }
     };
     let next = Next::Open { slug: slug.clone(), bind: bind.clone(), rd: rd.clone() };
     let Some(session) = &visit.session else { return Ok(see_other(&next.login())) };
@@ -75,14 +93,42 @@ pub async fn open(
         Err(error) => return Err(away(error)),
     };
     // While the engine cannot be asked, a workspace that ran runs on.
-    if !matches!(instance.phase, Phase::Ready | Phase::Unknown) {
+    if !matches!(instance.phase, Phase::Ready | Phase::Unknown) && !sleeps(&instance) {
         return not_running(&visit, &person, instance.phase);
     }
     match hand_off(&portal, &person, bind, rd).await {
         Ok(code) => Ok(hand_on(&format!("{origin}/auth/finish?{}", query("code", &code)))),
-        Err(error) if error.code() == Some("instance_unreachable") => not_running(&visit, &person, Phase::Starting),
+        Err(error) if matches!(error.code(), Some("instance_unreachable" | "instance_asleep")) => {
+            not_running(&visit, &person, Phase::Starting)
+        }
         Err(error) if error.code() == Some("session_ended") => Ok(see_other("/login")),
         Err(error) => Err(away(error)),
+    }
+}
+
+/// Wakes a person's workspace if it sleeps, and waits a moment for it. Whether it need not be waited for any longer: also when
+/// it does not sleep, but is down, which its own page tells.
+async fn is_awake(portal: &Portal, person: &Person) -> bool {
+    let begun = Instant::now();
+    let mut instance = Known::now(portal, person).await;
+    if instance.instance().is_none_or(|instance| !sleeps(instance)) {
+        return instance.instance().is_none_or(|instance| instance.phase != Phase::Starting);
+    }
+    let path = format!("/api/instances/{}/wake", person.instance_id);
+    let body = WakeInstance { account_id: Some(person.session.account_id), why: WakeReason::Portal };
+    if let Err(error) = portal.deploy().post::<Instance>(&path, &body).await {
+        tracing::info!(cause = format!("{:#}", anyhow::Error::from(error)), "a workspace could not be woken");
+        return false;
+    }
+    loop {
+        instance = Known::now(portal, person).await;
+        match instance.instance().map(|instance| instance.phase) {
+            Some(Phase::Paused | Phase::Asleep | Phase::Starting) if begun.elapsed() < AWAKE => {
+                tokio::time::sleep(LOOK).await;
+            }
+            Some(Phase::Paused | Phase::Asleep | Phase::Starting) => return false,
+            _ => return true,
+        }
     }
 }
 
@@ -97,7 +143,7 @@ async fn hand_off(portal: &Portal, person: &Person, bind: String, rd: String) ->
     let body = HandOff { assertion: issued.assertion, edge_token: issued.edge_token, rd: Some(rd) };
     let router = portal.router();
     let request = router.request(Method::POST, &internal_path(issued.instance_id, "/api/auth/login"));
-    let code: HandOffCode = router.json(request.timeout(std::time::Duration::from_secs(15)).json(&body)).await?;
+    let code: HandOffCode = router.json(request.timeout(Duration::from_secs(15)).json(&body)).await?;
     Ok(code.code)
 }
 

@@ -129,11 +129,12 @@ fn steps_done(instance: &Instance, events: &[Event]) -> usize {
         Phase::Creating => 2,
         Phase::Starting => 3,
         Phase::Registering => 5,
-        Phase::Ready => return STEPS.len(),
+        Phase::Ready | Phase::Paused | Phase::Asleep => return STEPS.len(),
         _ => 1,
     };
     let attempt = events.iter().rposition(|event| {
-        matches!(event.code, EventCode::RetryRequested | EventCode::StartRequested | EventCode::RestartRequested)
+        use EventCode::{RestartRequested, RetryRequested, StartRequested, WakeRequested};
+        matches!(event.code, RetryRequested | StartRequested | RestartRequested | WakeRequested)
     });
     let by_events = events[attempt.map_or(0, |at| at + 1)..]
         .iter()
@@ -167,9 +168,14 @@ fn progress(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     });
     let go = instance.and_then(|instance| match instance.phase {
         Phase::Ready if needs_provider(instance) => Some("/onboarding"),
-        Phase::Ready | Phase::Stopped | Phase::Stopping | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted => {
-            Some("/instance")
-        }
+        Phase::Ready
+        | Phase::Paused
+        | Phase::Asleep
+        | Phase::Stopped
+        | Phase::Stopping
+        | Phase::PendingDeletion
+        | Phase::Deleting
+        | Phase::Deleted => Some("/instance"),
         _ => None,
     });
     let say = match &observed.known {
@@ -196,6 +202,8 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Starting => "starting",
         Phase::Registering => "registering",
         Phase::Ready => "ready",
+        Phase::Paused => "paused",
+        Phase::Asleep => "asleep",
         Phase::Stopping => "stopping",
         Phase::Stopped => "stopped",
         Phase::Failed => "failed",
@@ -230,7 +238,7 @@ fn applying(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         (Some(i), _) if i.phase == Phase::Failed => "failed",
         (Some(i), _) if i.applied_config_generation < i.config_generation => "applying",
         // A stopped workspace takes it when it is started next.
-        (Some(i), _) if matches!(i.phase, Phase::Ready | Phase::Unknown | Phase::Stopped) => "applied",
+        (Some(i), _) if sleeps(i) || matches!(i.phase, Phase::Ready | Phase::Unknown | Phase::Stopped) => "applied",
         _ => "applying",
     };
     let say = match &observed.known {
@@ -242,7 +250,7 @@ fn applying(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         t,
         say: say.to_string(),
         state,
-        open: instance.filter(|i| i.phase == Phase::Ready).map(open_url),
+        open: instance.filter(|i| i.phase == Phase::Ready || sleeps(i)).map(open_url),
         failure: failure(&observed.known, t).filter(|_| matches!(state, "failed" | "rolled_back")),
     };
     let html = part.render().map_err(Problem::internal)?;
@@ -278,8 +286,16 @@ struct InstancePart {
     rows: Vec<Row>,
 }
 
-/// Where "open" leads: the workspace begins the hand-off.
+/// Whether it sleeps because nobody uses it: it opens all the same.
+pub fn sleeps(instance: &Instance) -> bool {
+    matches!(instance.phase, Phase::Paused | Phase::Asleep)
+}
+
+/// Where "open" leads: the workspace begins the hand-off; one that sleeps is woken before.
 pub fn open_url(instance: &Instance) -> String {
+    if sleeps(instance) {
+        return format!("/open/{}", instance.slug);
+    }
     format!("{}/auth/start?rd=%2F", instance.origin)
 }
 
@@ -300,7 +316,8 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
             phase_name(phase),
             match phase {
                 Phase::Ready => "good",
-                Phase::Stopped | Phase::Unknown | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted => "off",
+                Phase::Paused | Phase::Asleep | Phase::Stopped | Phase::Unknown => "off",
+                Phase::PendingDeletion | Phase::Deleting | Phase::Deleted => "off",
                 Phase::Failed => "bad",
                 _ => "busy",
             },
@@ -311,7 +328,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         None => t.t(&format!("phase_text.{name}")),
     };
     let is = |phases: &[Phase]| instance.is_some_and(|i| phases.contains(&i.phase));
-    let rows = observed.events.iter().rev().take(SHOWN).map(|event| Row {
+    let rows = observed.events.iter().rev().filter(|event| is_told(event.code)).take(SHOWN).map(|event| Row {
         when: clock::rfc3339(event.at_ms),
         shown: utc(event.at_ms),
         text: event_text(event, t),
@@ -321,10 +338,10 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         label: t.t(&format!("phase.{name}")).into(),
         say: say.to_string(),
         mood,
-        open: instance.filter(|_| is(&[Phase::Ready, Phase::Unknown])).map(open_url),
+        open: instance.filter(|_| is(&[Phase::Ready, Phase::Unknown, Phase::Paused, Phase::Asleep])).map(open_url),
         failure: failure(&observed.known, t),
         may_start: is(&[Phase::Stopped]) && mood != "busy",
-        may_stop: is(&[Phase::Ready, Phase::Starting, Phase::Registering]),
+        may_stop: is(&[Phase::Ready, Phase::Paused, Phase::Asleep, Phase::Starting, Phase::Registering]),
         may_retry: is(&[Phase::Failed]),
         needs_provider: instance.is_some_and(needs_provider),
         rows: rows.collect(),
@@ -332,6 +349,11 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     };
     let html = part.render().map_err(Problem::internal)?;
     Ok(Live { html, say: say.into(), go: None, waiting: mood == "busy" || instance.is_none() })
+}
+
+/// Whether it is of interest to its owner: of a pause nobody shall notice anything, here neither.
+fn is_told(code: EventCode) -> bool {
+    !matches!(code, EventCode::SleepRequested | EventCode::Paused | EventCode::WakeRequested | EventCode::Woken)
 }
 
 fn event_text(event: &Event, t: Texts) -> String {
@@ -381,5 +403,10 @@ pub fn event_name(code: EventCode) -> &'static str {
         EventCode::EngineBack => "engine_back",
         EventCode::DiskFull => "disk_full",
         EventCode::DiskFreed => "disk_freed",
+        EventCode::SleepRequested => "sleep_requested",
+        EventCode::Paused => "paused",
+        EventCode::Asleep => "asleep",
+        EventCode::WakeRequested => "wake_requested",
+        EventCode::Woken => "woken",
     }
 }

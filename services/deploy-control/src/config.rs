@@ -102,6 +102,23 @@ pub struct Limits {
     pub tmp_bytes: i64,
 }
 
+/// After how long without use an instance sleeps; `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    /// Frozen, its memory kept.
+    pub pause_after: Option<Duration>,
+    /// Down, its data kept.
+    pub stop_after: Option<Duration>,
+}
+
+impl Idle {
+    /// Both in seconds, 0 for never.
+    pub fn of_seconds(pause_after: u32, stop_after: u32) -> Self {
+        let seconds = |given: u32| (given > 0).then(|| Duration::from_secs(given.into()));
+        Self { pause_after: seconds(pause_after), stop_after: seconds(stop_after) }
+    }
+}
+
 /// What stands in every instance's `config.json`.
 #[derive(Clone, Debug)]
 pub struct InstanceSettings {
@@ -177,6 +194,7 @@ impl Config {
                 // 0 is no limit.
                 disk_bytes: Some(u64::from(env.parse::<u32>("BEAVER_INSTANCE_DISK_MB")?) << 20)
                     .filter(|limit| *limit > 0),
+                idle: Idle::of_seconds(env.parse("BEAVER_PAUSE_AFTER")?, env.parse("BEAVER_IDLE_TIMEOUT")?),
             },
             delete_after: delete_after(env)?,
             measure_disk_every: Duration::from_secs(60),
@@ -318,6 +336,13 @@ mod tests {
         assert_eq!(half.delete_after, Duration::from_secs(12 * 60 * 60));
         assert_eq!(config.plans.disk_bytes, Some(2 << 30));
         assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().plans.disk_bytes, None);
+        assert_eq!(config.plans.idle, Idle::default(), "nobody sleeps");
+        let sleepy = env().with("BEAVER_PAUSE_AFTER", "300").with("BEAVER_IDLE_TIMEOUT", "3600");
+        let idle = Config::from_env(&sleepy).unwrap().plans.idle;
+        assert_eq!(
+            (idle.pause_after, idle.stop_after),
+            (Some(Duration::from_secs(300)), Some(Duration::from_secs(3600)))
+        );
         let line = &config.reconcile.line;
         assert_eq!((line.at_once, line.running, line.spare_bytes), (10, None, Some(256 << 20)));
         let env = env().with("BEAVER_MAX_RUNNING", "7").with("BEAVER_SPARE_MEMORY_MB", "0");
@@ -339,6 +364,8 @@ mod tests {
             ("BEAVER_INSTANCE_PIDS", "0"),
             ("BEAVER_INSTANCE_DISK_MB", "-1"),
             ("BEAVER_DELETE_AFTER_DAYS", "-1"),
+            ("BEAVER_PAUSE_AFTER", "5m"),
+            ("BEAVER_IDLE_TIMEOUT", "-1"),
             ("BEAVER_INSTANCE_UID_BASE", "0"),
             ("BEAVER_DEFAULT_PLAN", "No Plan"),
             ("BEAVER_DATA_DIR", "/a:b"),

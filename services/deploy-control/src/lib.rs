@@ -15,6 +15,7 @@ pub mod plan;
 pub mod plans;
 pub mod reconcile;
 pub mod registry;
+pub mod sleep;
 pub mod turns;
 
 use std::sync::Arc;
@@ -100,6 +101,15 @@ impl Service {
             every: config.measure_disk_every,
         };
         tasks.spawn(meter.run(stop.clone()));
+        let sleeps = sleep::Keeper {
+            registry: registry.clone(),
+            hub: hub.clone(),
+            peers: peers::Peers::new(&config.peers),
+            plans: plans.clone(),
+            reconciler: reconciler.clone(),
+            engine: engine.clone(),
+        };
+        tasks.spawn(sleeps.run(stop.clone()));
         tasks.spawn(keeper.keep(stop.clone()));
         tasks.spawn(passage.keep(reconciler.clone(), stop.clone()));
         tasks.close();

@@ -2,8 +2,9 @@
 
 use contracts::{
     InstanceId,
+    activity::{self, Activity, ActivityList, activity_path},
     authz::{BackendRegistered, RegisterBackend, RevokeBackend},
-    instance::{OwnerTaken, Readiness, TakeOwner, internal_path},
+    instance::{ACTIVITY_PATH, InstanceActivity, OwnerTaken, Readiness, TakeOwner, internal_path},
 };
 use http::Method;
 use service::{CallError, ServiceClient};
@@ -61,6 +62,34 @@ impl Peers {
     /// Each [`CallError`]; a refusal when it does not answer or is not ready.
     pub async fn readiness(&self, id: InstanceId) -> Result<Readiness, CallError> {
         let request = self.router.request(Method::GET, &internal_path(id, "/readyz")).timeout(HEALTH_LIMIT);
+        self.router.json(request).await
+    }
+
+    /// How the router sees every instance used.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn activities(&self) -> Result<ActivityList, CallError> {
+        self.router.json(self.router.request(Method::GET, activity::PATH).timeout(HEALTH_LIMIT)).await
+    }
+
+    /// How the router sees one used.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn activity_of(&self, id: InstanceId) -> Result<Activity, CallError> {
+        self.router.json(self.router.request(Method::GET, &activity_path(id)).timeout(HEALTH_LIMIT)).await
+    }
+
+    /// Asks an instance whether it has something to do that the router cannot see.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`].
+    pub async fn own_activity(&self, id: InstanceId) -> Result<InstanceActivity, CallError> {
+        let request = self.router.request(Method::GET, &internal_path(id, ACTIVITY_PATH)).timeout(HEALTH_LIMIT);
         self.router.json(request).await
     }
 

@@ -4,7 +4,7 @@
 //! an interruption the next plan begins from what is true then.
 
 use contracts::{
-    deploy::{Deletion, Desired, Phase},
+    deploy::{Deletion, Desired, Phase, Sleep},
     routes::RouteState,
 };
 
@@ -66,6 +66,12 @@ pub enum Step {
         /// Whether it is wanted up afterwards.
         then_up: bool,
     },
+    /// Make sure that nobody uses it, and that the router asks before anybody does.
+    Quiet,
+    /// Freeze its unit.
+    Pause,
+    /// Let its frozen unit go on from where it was.
+    Resume,
     /// Say that it was down since it was wanted restarted.
     NoteRestarted,
     /// Remove its unit.
@@ -100,6 +106,10 @@ pub enum Step {
 pub enum Goal {
     /// Up and reachable.
     Ready,
+    /// Frozen, because nobody uses it.
+    Paused,
+    /// Down, because nobody uses it.
+    Asleep,
     /// Down, because it is wanted so.
     Stopped,
     /// Down, because it cannot be brought up.
@@ -115,6 +125,8 @@ impl Goal {
     pub fn marks(self) -> (Phase, RouteState) {
         match self {
             Self::Ready => (Phase::Ready, RouteState::Running),
+            Self::Paused => (Phase::Paused, RouteState::Paused),
+            Self::Asleep => (Phase::Asleep, RouteState::Asleep),
             Self::Stopped => (Phase::Stopped, RouteState::Stopped),
             Self::Failed => (Phase::Failed, RouteState::Failed),
             Self::PendingDeletion => (Phase::PendingDeletion, RouteState::Deleted),
@@ -128,6 +140,7 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
     let (unit, current) = match &seen.unit {
         // Already said, or true whatever the engine does.
         Seen::Unknown if row.phase == Phase::Unknown || is_down(row.phase) => return Vec::new(),
+        Seen::Unknown if row.phase == Phase::Asleep && row.sleep == Sleep::Stopped => return Vec::new(),
         Seen::Unknown => return vec![Step::LoseEngine],
         Seen::Absent => (None, true),
         Seen::Unit { unit, current } => (Some(unit), *current),
@@ -140,7 +153,11 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
     }
     match row.desired {
         Desired::Running if row.phase == Phase::Failed => alive(seen, down(row, unit, Goal::Failed)),
-        Desired::Running => up(row, seen, unit, current, now_ms),
+        Desired::Running => match row.sleep {
+            Sleep::Awake => up(row, seen, unit, current, now_ms),
+            Sleep::Paused => alive(seen, paused(row, unit)),
+            Sleep::Stopped => alive(seen, asleep(row, unit)),
+        },
         Desired::Stopped => alive(seen, down(row, unit, Goal::Stopped)),
         Desired::Deleted => {
             if let Some(deletion) = row.deletion {
@@ -240,6 +257,34 @@ fn down(row: &Row, unit: Option<&Unit>, goal: Goal) -> Vec<Step> {
     steps
 }
 
+/// What is not as it would be made now stays so until it wakes: nobody is waiting for it.
+fn paused(row: &Row, unit: Option<&Unit>) -> Vec<Step> {
+    let settle = Step::Settle(Goal::Paused);
+    match unit {
+        Some(unit) if unit.state == UnitState::Running && unit.run == row.ready_run => {
+            vec![Step::Quiet, Step::Pause, settle]
+        }
+        Some(unit) if unit.state == UnitState::Paused => {
+            let (phase, route) = Goal::Paused.marks();
+            let said = row.phase == phase && row.route == Some(route) && row.observed_generation == row.generation;
+            if said { Vec::new() } else { vec![settle] }
+        }
+        // Its memory is lost already, as with the engine: then there is nothing to hold.
+        _ => asleep(row, unit),
+    }
+}
+
+fn asleep(row: &Row, unit: Option<&Unit>) -> Vec<Step> {
+    let mut steps = down(row, unit, Goal::Asleep);
+    if unit.is_some_and(|unit| unit.state == UnitState::Running) {
+        steps.insert(0, Step::Quiet);
+    }
+    if steps.is_empty() && row.sleep != Sleep::Stopped {
+        steps.push(Step::Settle(Goal::Asleep));
+    }
+    steps
+}
+
 fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i64) -> Vec<Step> {
     let target = row.config_target();
     let state = unit.map(|unit| unit.state);
@@ -279,6 +324,9 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     }
     let must_go_down = renew || lost || use_config || row.restart_pending() || process_is_old;
 
+    // Nothing of it has changed, so it goes on where it was.
+    let resumes = state == Some(UnitState::Paused) && known_run && row.has_its_owner() && !must_go_down;
+
     let mut steps = alive(seen, Vec::new());
     let mut is_up = running;
     // Down before anything is exchanged under it: were the exchange first, and the last thing done before a crash, nothing
@@ -303,6 +351,10 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     }
     if unit.is_none() || renew {
         steps.push(Step::Create);
+    }
+    if resumes {
+        steps.push(Step::Resume);
+        is_up = true;
     }
     if !is_up {
         if !row.has_its_owner() {

@@ -59,6 +59,8 @@ fn row(number: i64) -> Row {
         desired: Desired::Running,
         before_deletion: None,
         deletion: None,
+        sleep: Default::default(),
+        wake_keys: Vec::new(),
         generation: 1,
         observed_generation: 0,
         restart_generation: 0,

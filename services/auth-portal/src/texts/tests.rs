@@ -126,6 +126,8 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         Phase::Starting,
         Phase::Registering,
         Phase::Ready,
+        Phase::Paused,
+        Phase::Asleep,
         Phase::Stopping,
         Phase::Stopped,
         Phase::Failed,
@@ -155,7 +157,10 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         keys.push(format!("instance_error.{code}"));
     }
     // What the router says of an instance that it cannot hand a call to.
-    keys.extend(["instance_unreachable", "instance_timeout", "instance_broken"].map(|code| format!("error.{code}")));
+    keys.extend(
+        ["instance_unreachable", "instance_asleep", "instance_timeout", "instance_broken"]
+            .map(|code| format!("error.{code}")),
+    );
     for reason in [RefusalReason::Denied, RefusalReason::NotListed, RefusalReason::Address, RefusalReason::Number] {
         keys.push(format!("egress_reason.{}", reason.as_str()));
     }

@@ -16,7 +16,7 @@ use contracts::{
     AccountId, InstanceId, PlanName, Slug,
     deploy::{
         ConfigureProvider, Desired, Event, EventCode, EventList, Instance, InstanceError, InstanceList, InstanceUpdate,
-        OnBehalfOf, Phase, ResolveInstance,
+        OnBehalfOf, Phase, ResolveInstance, WakeInstance,
     },
     provider::ProviderConfig,
 };
@@ -178,9 +178,13 @@ async fn configure(State(deploy): State<Deploy>, Json(body): Json<ConfigureProvi
 async fn act(
     State(deploy): State<Deploy>,
     Path((id, action)): Path<(InstanceId, String)>,
-    Json(body): Json<OnBehalfOf>,
+    Json(body): Json<serde_json::Value>,
 ) -> Response {
-    let Some((instance, _)) = deploy.of(id, body.account_id) else { return unknown() };
+    let account = match action.as_str() {
+        "wake" => serde_json::from_value::<WakeInstance>(body).unwrap().account_id.unwrap(),
+        _ => serde_json::from_value::<OnBehalfOf>(body).unwrap().account_id,
+    };
+    let Some((instance, _)) = deploy.of(id, account) else { return unknown() };
     deploy.inner.lock().actions.push(action.clone());
     let wish = |phase, event| {
         let with = |instance: &mut Instance| (instance.phase, instance.error) = (phase, None);
@@ -190,6 +194,7 @@ async fn act(
         "stop" => wish(Phase::Stopping, EventCode::StopRequested),
         "start" => wish(Phase::Starting, EventCode::StartRequested),
         "restart" => wish(Phase::Starting, EventCode::RestartRequested),
+        "wake" => wish(Phase::Starting, EventCode::WakeRequested),
         "retry" => wish(Phase::Preparing, EventCode::RetryRequested),
         _ => return problem(404, "not_found", None),
     }

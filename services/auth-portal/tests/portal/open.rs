@@ -1,6 +1,9 @@
 //! Into a workspace, without its password.
 
-use contracts::{authz::Purpose, deploy::Phase};
+use contracts::{
+    authz::Purpose,
+    deploy::{EventCode, Phase},
+};
 
 use crate::{PASSWORD, alice, browser::Browser, fakes::House};
 
@@ -107,4 +110,44 @@ async fn a_workspace_that_is_not_there_says_so() {
     assert_eq!(browser.get(&link("alice")).await.headers["retry-after"], "3");
     house.deploy.inner.lock().away = true;
     browser.get(&link("alice")).await.shows("Not available right now");
+}
+
+#[tokio::test]
+async fn a_workspace_that_sleeps_is_shown_as_what_it_is_and_opens_all_the_same() {
+    let house = House::new().await;
+    let mut browser = alice(&house).await;
+    for phase in [Phase::Paused, Phase::Asleep] {
+        house.deploy.step(phase, &[EventCode::SleepRequested, EventCode::Paused, EventCode::Asleep]);
+        let page = browser.get("/instance").await;
+        page.shows("It wakes by itself as soon as you open it");
+        page.shows("Fell asleep, since nobody used it");
+        assert!(!page.body.contains("Nobody uses it; it goes to sleep"), "of a pause nothing is told: {}", page.body);
+        assert!(page.body.contains("href=\"/open/alice\"") && page.body.contains("id=\"stop\""), "{}", page.body);
+        assert!(!page.body.contains("id=\"start\"") && !page.body.contains("http-equiv"), "{}", page.body);
+        browser.clone().chinese().get("/instance").await.shows("打开时会自动唤醒");
+
+        // One that already has its hand-off: whoever lets it in wakes it.
+        let on = browser.get(&link("alice")).await;
+        assert!(on.location.unwrap().ends_with("/auth/finish?code=one-time-code"), "{phase:?}");
+
+        // One that has not been there yet, and so could not wake it.
+        house.deploy.inner.lock().actions.clear();
+        let opened = browser.get("/open/alice");
+        let woken = async {
+            while house.deploy.inner.lock().actions != ["wake"] {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            house.deploy.step(Phase::Ready, &[]);
+        };
+        let (page, ()) = tokio::join!(opened, woken);
+        assert_eq!(page.location.as_deref(), Some("http://alice.localhost:8088/auth/start?rd=%2F"), "{phase:?}");
+    }
+    // Nobody else wakes it, and nobody is let in by it.
+    house.deploy.step(Phase::Asleep, &[]);
+    house.deploy.inner.lock().actions.clear();
+    let mut stranger = Browser::new(&house);
+    stranger.get("/open/alice").await;
+    stranger.register("bob", "bob@example.com", PASSWORD).await;
+    stranger.get("/open/alice").await;
+    assert!(house.deploy.inner.lock().actions.is_empty());
 }

@@ -5,7 +5,7 @@ use contracts::{
     AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
         By, ChangePlan, ConfigureProvider, DeleteInstance, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf,
-        RegisterInstance, ResolveInstance, UndeleteInstance,
+        RegisterInstance, ResolveInstance, Sleep, UndeleteInstance, WakeInstance,
     },
 };
 use http::StatusCode;
@@ -188,6 +188,29 @@ pub(super) async fn retry(
     Json(body): Json<OnBehalfOf>,
 ) -> Result<Taken, Problem> {
     api.wish(&id, body, Wish::Retry).await
+}
+
+/// Wakes it when it sleeps. One that is awake, or on its way, stays so.
+#[utoipa::path(post, path = "/api/instances/{id}/wake", request_body = WakeInstance,
+    params(("id" = InstanceId, Path)),
+    responses((status = 202, body = Instance), (status = 404, body = ProblemDetails),
+        (status = 409, body = ProblemDetails)))]
+pub(super) async fn wake(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(body): Json<WakeInstance>,
+) -> Result<Taken, Problem> {
+    let id = parse(&id)?;
+    if let Some(account) = body.account_id {
+        api.registry.get_owned(id, account).await?;
+    }
+    let (row, depth) = api.registry.wake(id, body.why).await?;
+    if depth == Sleep::Awake {
+        return Ok((StatusCode::ACCEPTED, Json(api.instance(&row))));
+    }
+    let depth = if depth == Sleep::Paused { "paused" } else { "stopped" };
+    metrics::counter!("beaver_wakes_total", "from" => depth, "why" => body.why.as_str()).increment(1);
+    Ok(api.taken(&row))
 }
 
 /// Takes it back, with its folders, when nobody ever had it. Its name stays taken.

@@ -58,6 +58,7 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/start", post(instances::start))
         .route("/api/instances/{id}/restart", post(instances::restart))
         .route("/api/instances/{id}/retry", post(instances::retry))
+        .route("/api/instances/{id}/wake", post(instances::wake))
         .route("/api/instances/{id}/plan", post(instances::change_plan))
         .route("/api/instances/{id}/discard", post(instances::discard))
         .route("/api/instances/{id}/delete", post(instances::delete))
@@ -99,6 +100,11 @@ impl From<registry::Error> for Problem {
                 StatusCode::CONFLICT,
                 "deletion_final",
                 "The time in which this could be taken back is over; the data is being removed.",
+            ),
+            registry::Error::Down => Problem::new(
+                StatusCode::CONFLICT,
+                "instance_down",
+                "This instance does not sleep: it was stopped, or could not be brought up. Its owner can start it.",
             ),
             registry::Error::Database(error) if store::is_unavailable(&error) => Problem::unavailable(error),
             other => Problem::internal(other),

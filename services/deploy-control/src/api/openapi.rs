@@ -21,6 +21,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::start,
         super::instances::restart,
         super::instances::retry,
+        super::instances::wake,
         super::instances::change_plan,
         super::instances::discard,
         super::instances::delete,

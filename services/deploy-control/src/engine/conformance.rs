@@ -28,6 +28,7 @@ pub async fn suite(engine: &dyn Engine, a: &InstanceSpec, b: &InstanceSpec) {
     made_once(engine, a).await;
     started_and_stopped(engine, a).await;
     coming_down_is_seen(engine, a).await;
+    frozen_and_going_on(engine, a).await;
     apart_from_each_other(engine, a, b).await;
     abandoned_calls(engine, a).await;
     removed(engine, a).await;
@@ -38,6 +39,7 @@ pub async fn suite(engine: &dyn Engine, a: &InstanceSpec, b: &InstanceSpec) {
 async fn what_is_not_there(engine: &dyn Engine, spec: &InstanceSpec) {
     assert_eq!(engine.observe(spec.id).await.expect("an observation"), None);
     assert_eq!(engine.start(spec.id).await.expect_err("nothing to start").kind, ErrorKind::NotFound);
+    assert_eq!(engine.pause(spec.id).await.expect_err("nothing to pause").kind, ErrorKind::NotFound);
     engine.stop(spec.id).await.expect("nothing to stop is fine");
     engine.remove(spec.id).await.expect("nothing to remove is fine");
     assert!(engine.list().await.expect("a list").is_empty());
@@ -98,6 +100,40 @@ async fn coming_down_is_seen(engine: &dyn Engine, spec: &InstanceSpec) {
     until(engine, spec.id, "down", |unit| unit.state == UnitState::Exited).await;
     engine.start(spec.id).await.expect("a start after a crash");
     assert_eq!(answer(engine, spec).await, "runs=3");
+}
+
+async fn frozen_and_going_on(engine: &dyn Engine, spec: &InstanceSpec) {
+    let before = observe(engine, spec.id).await;
+    if !engine.capabilities().await.expect("capabilities").pauses {
+        assert_eq!(engine.pause(spec.id).await.expect_err("it cannot").kind, ErrorKind::Rejected);
+        return;
+    }
+    let frozen = Unit { state: UnitState::Paused, ..before.clone() };
+    engine.pause(spec.id).await.expect("a pause");
+    assert_eq!(observe(engine, spec.id).await, frozen, "the same run, frozen");
+    assert_eq!(engine.list().await.expect("a list"), [Unit { run: None, ..frozen.clone() }]);
+    engine.pause(spec.id).await.expect("pausing what is paused is fine");
+    // Connections are taken, and answered once it goes on.
+    let (asked, started) = tokio::join!(ask(engine, spec, "/"), async {
+        tokio::task::yield_now().await;
+        engine.start(spec.id).await
+    });
+    started.expect("it goes on");
+    assert_eq!(asked.expect("an answer to what was asked meanwhile"), "runs=3", "from where it was");
+    assert_eq!(observe(engine, spec.id).await, before);
+
+    engine.pause(spec.id).await.expect("a pause");
+    engine.stop(spec.id).await.expect("a stop, though it is frozen");
+    assert_eq!(observe(engine, spec.id).await.state, UnitState::Exited);
+    assert_eq!(engine.pause(spec.id).await.expect_err("it is down").kind, ErrorKind::Rejected);
+    engine.start(spec.id).await.expect("a start");
+    assert_eq!(answer(engine, spec).await, "runs=4");
+    // However it is, it is removed; and the next one begins anew.
+    engine.pause(spec.id).await.expect("a pause");
+    engine.remove(spec.id).await.expect("a removal, though it is frozen");
+    engine.ensure(spec).await.expect("another unit");
+    engine.start(spec.id).await.expect("its start");
+    assert_eq!(answer(engine, spec).await, "runs=5");
 }
 
 async fn apart_from_each_other(engine: &dyn Engine, a: &InstanceSpec, b: &InstanceSpec) {

@@ -142,6 +142,8 @@ pub struct Capabilities {
     pub version: String,
     /// Whether an instance is kept from the host and from other instances.
     pub isolates: bool,
+    /// Whether it can freeze a unit.
+    pub pauses: bool,
 }
 
 /// How the router and deploy-control's checks reach an instance.
@@ -266,7 +268,14 @@ pub trait Engine: Send + Sync + 'static {
     /// `NotFound` when there is none; the others.
     async fn start(&self, id: InstanceId) -> Result<(), EngineError>;
 
-    /// Stops it: asks, and after 10 s does not ask any more. Fine when it is down or there is none.
+    /// Freezes it as it is, until [`Engine::start`]; fine when it is frozen.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none; `Rejected` when it is not up, or this engine cannot; the others.
+    async fn pause(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// Stops it, frozen or not: asks, and after 10 s does not ask any more. Fine when it is down or there is none.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use std::{collections::HashMap, path::PathBuf, process::Stdio, sync::Mutex, time
 use async_trait::async_trait;
 use contracts::{InstanceId, PlanName};
 use futures_util::{StreamExt, stream::BoxStream};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use sha2::{Digest, Sha256};
 use tokio::{
     process::{Child, ChildStdin, Command},
@@ -38,6 +38,8 @@ struct Entry {
 
 struct Process {
     control: Control,
+    /// Whether it was frozen. Should this process end meanwhile, the kernel lets it go on, and its input has ended.
+    paused: bool,
     /// Its end of input tells the child that its parent is gone.
     stdin: Option<ChildStdin>,
     /// Waits for the child; dropping it kills the child, so that nothing outlives this service.
@@ -66,6 +68,15 @@ impl Control {
         }
     }
 
+    /// A signal to it and to all that it started.
+    fn signal_all(&self, signal: Signal) -> Result<(), EngineError> {
+        if !self.is_up() {
+            return Ok(());
+        }
+        kill_process_group(self.pid, signal)
+            .map_err(|error| EngineError::new(ErrorKind::Rejected, "signalling an instance's processes").because(error))
+    }
+
     async fn ended(&mut self) {
         // An error means that the reaper is gone, and the child with it.
         let _ = self.ended.wait_for(|ended| *ended).await;
@@ -73,6 +84,10 @@ impl Control {
 
     async fn end(mut self) {
         self.signal(Signal::TERM);
+        // A frozen one hears it once it goes on; to any other this says nothing.
+        if let Err(error) = self.signal_all(Signal::CONT) {
+            tracing::debug!(%error, "an instance that is ending");
+        }
         if tokio::time::timeout(STOP_LIMIT, self.ended()).await.is_err() {
             self.signal(Signal::KILL);
             self.ended().await;
@@ -110,6 +125,7 @@ impl Processes {
 
     fn unit(&self, id: InstanceId, entry: &Entry) -> Unit {
         let state = match &entry.process {
+            Some(process) if process.control.is_up() && process.paused => UnitState::Paused,
             Some(process) if process.control.is_up() => UnitState::Running,
             _ if entry.starts > 0 => UnitState::Exited,
             _ => UnitState::Created,
@@ -117,7 +133,7 @@ impl Processes {
         let run = entry
             .process
             .as_ref()
-            .filter(|_| state == UnitState::Running)
+            .filter(|_| matches!(state, UnitState::Running | UnitState::Paused))
             .map(|process| format!("{}@{}", process.control.pid.as_raw_nonzero(), entry.starts));
         Unit { id, state, fingerprint: self.digest(&entry.spec), plan: entry.spec.plan.clone(), release: None, run }
     }
@@ -157,7 +173,7 @@ impl Processes {
         log::keep(&spec.folders.logs, child.stdout.take(), child.stderr.take());
         let (to, ended) = watch::channel(false);
         let reaper = tokio::spawn(reap(spec.id, child, to, self.hints.clone()));
-        Ok(Process { control: Control { pid, ended }, stdin, _reaper: AbortOnDropHandle::new(reaper) })
+        Ok(Process { control: Control { pid, ended }, paused: false, stdin, _reaper: AbortOnDropHandle::new(reaper) })
     }
 
     /// Takes the hold on a unit's process and lets go of its input.
@@ -165,6 +181,7 @@ impl Processes {
         let mut units = self.units();
         let process = units.get_mut(&id)?.process.as_mut()?;
         process.stdin = None;
+        process.paused = false;
         Some(process.control.clone())
     }
 }
@@ -172,7 +189,7 @@ impl Processes {
 #[async_trait]
 impl Engine for Processes {
     async fn capabilities(&self) -> Result<Capabilities, EngineError> {
-        Ok(Capabilities { name: "process", version: String::new(), isolates: false })
+        Ok(Capabilities { name: "process", version: String::new(), isolates: false, pauses: true })
     }
 
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
@@ -214,11 +231,28 @@ impl Engine for Processes {
         let Some(entry) = units.get_mut(&id) else {
             return Err(EngineError::new(ErrorKind::NotFound, format!("there is no unit of {id}")));
         };
-        if entry.process.as_ref().is_some_and(|process| process.control.is_up()) {
+        if let Some(process) = entry.process.as_mut().filter(|process| process.control.is_up()) {
+            if process.paused {
+                process.control.signal_all(Signal::CONT)?;
+                process.paused = false;
+            }
             return Ok(());
         }
         entry.process = Some(self.spawn(&entry.spec)?);
         entry.starts += 1;
+        Ok(())
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<(), EngineError> {
+        let mut units = self.units();
+        let Some(entry) = units.get_mut(&id) else {
+            return Err(EngineError::new(ErrorKind::NotFound, format!("there is no unit of {id}")));
+        };
+        let Some(process) = entry.process.as_mut().filter(|process| process.control.is_up()) else {
+            return Err(EngineError::new(ErrorKind::Rejected, format!("pausing {id}, which is not up")));
+        };
+        process.control.signal_all(Signal::STOP)?;
+        process.paused = true;
         Ok(())
     }
 

@@ -152,6 +152,11 @@ impl Simulated {
         self.state().units.get(&id).is_some_and(|unit| unit.state == UnitState::Running)
     }
 
+    /// Whether an instance's unit is frozen.
+    pub fn is_paused(&self, id: InstanceId) -> bool {
+        self.state().units.get(&id).is_some_and(|unit| unit.state == UnitState::Paused)
+    }
+
     async fn enter(&self, call: &'static str, id: InstanceId) -> Result<(), EngineError> {
         loop {
             let released = self.0.released.notified();
@@ -202,7 +207,7 @@ fn nobody() -> InstanceId {
 impl Engine for Simulated {
     async fn capabilities(&self) -> Result<Capabilities, EngineError> {
         self.enter("capabilities", nobody()).await?;
-        Ok(Capabilities { name: "simulated", version: String::new(), isolates: false })
+        Ok(Capabilities { name: "simulated", version: String::new(), isolates: false, pauses: true })
     }
 
     async fn fingerprint(&self, spec: &InstanceSpec) -> Result<String, EngineError> {
@@ -256,6 +261,23 @@ impl Engine for Simulated {
             }
             let run = if unit.state == UnitState::Paused { unit.run.clone() } else { Some(run) };
             (unit.state, unit.run) = if ends { (UnitState::Exited, None) } else { (UnitState::Running, run) };
+        }
+        self.hint(id);
+        Ok(())
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.enter("pause", id).await?;
+        {
+            let mut state = self.state();
+            let Some(unit) = state.units.get_mut(&id) else {
+                return Err(EngineError::new(ErrorKind::NotFound, "there is no such unit"));
+            };
+            match unit.state {
+                UnitState::Paused => return Ok(()),
+                UnitState::Running => unit.state = UnitState::Paused,
+                _ => return Err(EngineError::new(ErrorKind::Rejected, "it is not up")),
+            }
         }
         self.hint(id);
         Ok(())

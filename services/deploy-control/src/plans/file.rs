@@ -8,7 +8,7 @@ use settings::watched::WatchedError;
 
 use super::{Named, Plan, PlansConfig};
 use crate::{
-    config::Limits,
+    config::{Idle, Limits},
     engine::{ImageProgram, Program},
 };
 
@@ -54,6 +54,10 @@ struct Entry {
     /// 0 is no limit, as in the settings.
     disk_mb: Option<u32>,
     tmp_mb: Option<Megabytes>,
+    /// Seconds; 0 is never, as in the settings.
+    pause_after: Option<u32>,
+    /// The same.
+    idle_timeout: Option<u32>,
 }
 
 /// A type that takes some values of another; the others are refused with these words, by the parser, which knows the line.
@@ -120,6 +124,7 @@ pub(super) fn built_in(config: &PlansConfig) -> Named {
         health: String::new(),
         limits: config.limits,
         disk_bytes: config.disk_bytes,
+        idle: config.idle,
     };
     [(PlanName::workspace(), Arc::new(workspace))].into()
 }
@@ -207,6 +212,13 @@ impl Entry {
             disk_bytes: match self.disk_mb {
                 Some(megabytes) => Some(u64::from(megabytes) << 20).filter(|limit| *limit > 0),
                 None => config.disk_bytes,
+            },
+            idle: {
+                let named = Idle::of_seconds(self.pause_after.unwrap_or(0), self.idle_timeout.unwrap_or(0));
+                Idle {
+                    pause_after: self.pause_after.map_or(config.idle.pause_after, |_| named.pause_after),
+                    stop_after: self.idle_timeout.map_or(config.idle.stop_after, |_| named.stop_after),
+                }
             },
         }
     }

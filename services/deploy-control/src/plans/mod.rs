@@ -5,14 +5,17 @@
 
 mod file;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use contracts::PlanName;
 use service::Shutdown;
 use settings::watched::{CHECK, Watched};
 use tokio::sync::watch;
 
-use crate::{config::Limits, engine::Program};
+use crate::{
+    config::{Idle, Limits},
+    engine::Program,
+};
 
 pub use file::{FileError, check};
 
@@ -27,6 +30,8 @@ pub struct PlansConfig {
     pub limits: Limits,
     /// What an instance's data may take on disk, in bytes, where its plan does not say; `None`: as much as there is.
     pub disk_bytes: Option<u64>,
+    /// After how long without use an instance sleeps, where its plan does not say.
+    pub idle: Idle,
 }
 
 /// One plan.
@@ -42,6 +47,8 @@ pub struct Plan {
     pub limits: Limits,
     /// What its data may take on disk, in bytes; `None`: as much as there is.
     pub disk_bytes: Option<u64>,
+    /// After how long without use it sleeps.
+    pub idle: Idle,
 }
 
 /// Why a plan cannot be had.
@@ -94,6 +101,12 @@ impl Plans {
             Program::Image(_) if !self.images => Err(NoPlan::NeedsImages),
             _ => Ok(plan),
         }
+    }
+
+    /// After how long without use anybody may sleep, by any plan; `None`: nobody ever does.
+    pub fn soonest_sleep(&self) -> Option<Duration> {
+        let current = self.current.borrow();
+        current.values().flat_map(|plan| [plan.idle.pause_after, plan.idle.stop_after]).flatten().min()
     }
 
     /// Waits until they have changed; for ever once nobody keeps them any more.

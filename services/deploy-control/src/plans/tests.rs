@@ -9,7 +9,13 @@ use crate::engine::ImageProgram;
 
 fn config(file: PathBuf) -> PlansConfig {
     let limits = Limits { memory_bytes: 256 << 20, nano_cpus: 1_000_000_000, pids: 128, tmp_bytes: 64 << 20 };
-    PlansConfig { file, default: PlanName::workspace(), limits, disk_bytes: Some(2 << 30) }
+    PlansConfig {
+        file,
+        default: PlanName::workspace(),
+        limits,
+        disk_bytes: Some(2 << 30),
+        idle: Idle::of_seconds(300, 0),
+    }
 }
 
 fn name(text: &str) -> PlanName {
@@ -28,6 +34,8 @@ cpus = 1.5
 pids = 64
 disk_mb = 0
 tmp_mb = 16
+pause_after = 0
+idle_timeout = 7200
 env = { NOTES_HOME = "/data/notes" }
 
 [small]
@@ -54,7 +62,10 @@ fn a_plan_says_what_it_says_and_the_rest_is_the_settings() {
     let limits = Limits { memory_bytes: 512 << 20, nano_cpus: 1_500_000_000, pids: 64, tmp_bytes: 16 << 20 };
     assert_eq!((notes.limits, notes.disk_bytes, notes.env["NOTES_HOME"].as_str()), (limits, None, "/data/notes"));
 
+    assert_eq!(notes.idle, Idle::of_seconds(0, 7200));
+
     let small = &plans[&name("small")];
+    assert_eq!(small.idle, config.idle);
     assert_eq!((small.limits, small.disk_bytes, small.health.as_str()), (config.limits, config.disk_bytes, "/"));
     let workspace = &plans[&name("workspace")];
     assert_eq!(workspace.program, Program::Workspace);
@@ -73,6 +84,8 @@ fn a_mistake_is_named_with_its_plan_its_key_and_its_line() {
         (with("memory_mb = \"much\""), "line 4, plan notes: invalid type"),
         (with("cpus = 0.0"), "line 4, plan notes: cpus must be"),
         (with("cpus = nan"), "line 4, plan notes: cpus must be"),
+        (with("idle_timeout = -1"), "line 4, plan notes: invalid value"),
+        (with("pause_after = \"5m\""), "line 4, plan notes: invalid type"),
         (with("pids = -1"), "line 4, plan notes: invalid value"),
         (with("health = \"healthz\""), "line 4, plan notes: health must be a path"),
         (with("health = \"/a b\""), "line 4, plan notes: health must be a path"),

@@ -43,6 +43,9 @@ pub(super) enum Failure {
     Blocked(#[from] Blocked),
     #[error("its data takes far more disk than it may")]
     Disk,
+    /// Somebody uses it, so it does not sleep.
+    #[error("it is in use")]
+    InUse,
     #[error("its steps did not come to an end")]
     Endless,
 }
@@ -106,7 +109,7 @@ impl Failure {
             Self::Blocked(_) => {
                 ("sockets_blocked", "The server cannot run workspaces at present; this is tried again by itself.")
             }
-            Self::Registry(_) | Self::Endless => ("internal", "Something went wrong on the server."),
+            Self::Registry(_) | Self::Endless | Self::InUse => ("internal", "Something went wrong on the server."),
         };
         InstanceError { code: code.into(), detail: detail.into() }
     }

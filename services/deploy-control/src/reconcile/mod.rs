@@ -286,8 +286,11 @@ impl Reconciler {
     /// Whether a settled instance's unit is not what it was settled with.
     async fn differs(&self, row: &Row, unit: Option<&Unit>) -> bool {
         let up = unit.is_some_and(|unit| matches!(unit.state, UnitState::Running | UnitState::Paused));
-        if row.phase != Phase::Ready {
-            return up;
+        match row.phase {
+            Phase::Ready => {}
+            // Of what it is made from it hears when it wakes.
+            Phase::Paused => return unit.is_none_or(|unit| unit.state != UnitState::Paused),
+            _ => return up,
         }
         let running = unit.filter(|unit| unit.state == UnitState::Running);
         let Some(unit) = running else { return true };
@@ -303,8 +306,9 @@ impl Reconciler {
 
 /// Whether nothing is left to do for it, as far as its row tells.
 fn settled(row: &Row, now_ms: i64) -> bool {
+    use Phase::{Asleep, Deleted, Failed, Paused, Ready, Stopped};
     let rests = match row.phase {
-        Phase::Ready | Phase::Stopped | Phase::Failed | Phase::Deleted => true,
+        Ready | Paused | Asleep | Stopped | Failed | Deleted => true,
         Phase::PendingDeletion => row.deletion.is_some_and(|deletion| now_ms < deletion.data_until_ms),
         _ => false,
     };

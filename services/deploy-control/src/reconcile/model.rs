@@ -5,7 +5,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName,
-    deploy::{Deletion, Desired, Phase},
+    deploy::{Deletion, Desired, Phase, Sleep},
     routes::RouteState,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -15,7 +15,7 @@ use super::outcome::{self, Context};
 use crate::{
     engine::{Unit, UnitState},
     plan::{Goal, Observed, Seen, Step, plan},
-    registry::{Progress, Row, Wish, wished},
+    registry::{self, Progress, Row, Wish, wished},
 };
 
 /// Everything there is of one instance.
@@ -38,6 +38,8 @@ struct World {
     now_ms: i64,
     /// How often an instance was waited for that ran with an older configuration.
     failures: u32,
+    /// Whether somebody uses it just now.
+    in_use: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +95,23 @@ impl World {
                 assert!(self.folders, "a configuration needs its folder");
                 assert!(self.row.plan.is_workspace(), "nobody else's program gets one");
                 self.config = Some(*generation);
+            }
+            Step::Quiet => {
+                assert!(self.unit.as_ref().is_some_and(Container::is_up), "nobody uses what is down");
+                if self.in_use {
+                    return Err(());
+                }
+            }
+            Step::Pause => {
+                let container = self.unit.as_mut().expect("only what is there is frozen");
+                assert_eq!(container.state, UnitState::Running);
+                assert!(!self.in_use, "whoever uses it would wait for ever");
+                container.state = UnitState::Paused;
+            }
+            Step::Resume => {
+                let container = self.unit.as_mut().expect("only what is there goes on");
+                assert_eq!(container.state, UnitState::Paused);
+                container.state = UnitState::Running;
             }
             Step::Stop { .. } => {
                 let container = self.unit.as_mut().expect("only what is there is stopped");
@@ -174,6 +193,10 @@ impl World {
             let wait_ms = |failures: u32| i64::from(failures) * 100;
             match found {
                 Ok(found) => run = found.or(run),
+                Err(()) if *step == Step::Quiet => {
+                    self.row = registry::awake(self.row.clone()).expect("it was to sleep");
+                    return;
+                }
                 Err(()) => {
                     self.failures += 1;
                     if let Some(container) = &mut self.unit {
@@ -234,6 +257,10 @@ impl World {
         let up = self.unit.as_ref().is_some_and(Container::is_up);
         let (goal, holds) = match row.desired {
             Desired::Running if row.phase == Phase::Failed => (Goal::Failed, !up),
+            Desired::Running if row.sleep == Sleep::Stopped => (Goal::Asleep, !up),
+            Desired::Running if row.sleep == Sleep::Paused => {
+                (Goal::Paused, self.unit.as_ref().is_some_and(|c| c.state == UnitState::Paused))
+            }
             Desired::Running => {
                 let container = self.unit.as_ref();
                 let foreign = !row.plan.is_workspace();
@@ -262,13 +289,15 @@ impl World {
     }
 }
 
-const PHASES: [Phase; 12] = [
+const PHASES: [Phase; 14] = [
     Phase::Accepted,
     Phase::Preparing,
     Phase::Creating,
     Phase::Starting,
     Phase::Registering,
     Phase::Ready,
+    Phase::Paused,
+    Phase::Asleep,
     Phase::Stopping,
     Phase::Stopped,
     Phase::Failed,
@@ -288,9 +317,19 @@ fn worlds() -> impl Strategy<Value = World> {
     )
         .prop_map(|(state, current, config)| Container { state, run: 2, current, config });
     let row = (
-        select(vec![Desired::Running, Desired::Running, Desired::Stopped, Desired::Deleted]),
+        (
+            select(vec![Desired::Running, Desired::Running, Desired::Stopped, Desired::Deleted]),
+            prop_oneof![2 => Just(Sleep::Awake), 1 => select(vec![Sleep::Paused, Sleep::Stopped])],
+        ),
         select(PHASES.to_vec()),
-        option::of(select(vec![RouteState::Starting, RouteState::Running, RouteState::Stopped, RouteState::Failed])),
+        option::of(select(vec![
+            RouteState::Starting,
+            RouteState::Running,
+            RouteState::Paused,
+            RouteState::Asleep,
+            RouteState::Stopped,
+            RouteState::Failed,
+        ])),
         (0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3, 0_i64..3),
         (any::<bool>(), select(vec!["workspace", "workspace", "notes"])),
         option::of(prop_oneof![3 => Just(2_u32), 1 => Just(1)]),
@@ -301,9 +340,10 @@ fn worlds() -> impl Strategy<Value = World> {
     let deleted = (option::weighted(0.7, (0_i64..400_000, 1_i64..300_000)), prop::bool::weighted(0.3), any::<bool>());
     let folders = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
-    let there = (option::weighted(0.8, container), folders, config, has);
-    (row, there, deleted).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner)), deleted)| {
-        let (desired, phase, route, counts, (registered, plan), ready_run, (attempts, next_attempt_at_ms)) = row;
+    let there = (option::weighted(0.8, container), folders, config, has, prop::bool::weighted(0.2));
+    (row, there, deleted).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner), in_use), deleted)| {
+        let ((desired, sleep), phase, route, counts, (registered, plan), ready_run, (attempts, next_attempt_at_ms)) =
+            row;
         let (generation, restart, config_generation, applied, refused) = counts;
         let uuid = Uuid::from_u128(1);
         let (deletion, has_other, mut identity) = deleted;
@@ -317,6 +357,8 @@ fn worlds() -> impl Strategy<Value = World> {
             desired,
             before_deletion: None,
             deletion: None,
+            sleep,
+            wake_keys: Vec::new(),
             generation: generation + 1,
             observed_generation: generation,
             restart_generation: restart,
@@ -384,8 +426,81 @@ fn worlds() -> impl Strategy<Value = World> {
             runs: 3,
             now_ms: 400_000,
             failures: 0,
+            in_use,
         }
     })
+}
+
+/// What comes in between.
+#[derive(Debug, Clone)]
+enum Disturbance {
+    /// Nobody uses it.
+    Sleep(Sleep),
+    /// Somebody comes.
+    Wake,
+    /// Somebody is there, or not any more.
+    Use(bool),
+    /// Somebody wishes something.
+    Wish(Wish),
+    /// So many steps are taken; whether what the last one means is written.
+    Steps(usize, bool),
+    /// The engine is restarted: nothing is up, frozen or not.
+    EngineRestart,
+}
+
+fn disturbances() -> impl Strategy<Value = Disturbance> {
+    prop_oneof![
+        2 => select(vec![Sleep::Paused, Sleep::Stopped]).prop_map(Disturbance::Sleep),
+        2 => Just(Disturbance::Wake),
+        1 => any::<bool>().prop_map(Disturbance::Use),
+        1 => select(vec![Wish::Stop, Wish::Start, Wish::Restart, Wish::Retry, Wish::Configure(3)])
+            .prop_map(Disturbance::Wish),
+        4 => (1_usize..8, prop::bool::weighted(0.8)).prop_map(|(count, written)| Disturbance::Steps(count, written)),
+        1 => Just(Disturbance::EngineRestart),
+    ]
+}
+
+impl World {
+    fn disturb(&mut self, disturbance: &Disturbance) {
+        let row = self.row.clone();
+        match disturbance {
+            Disturbance::Sleep(depth) => {
+                if let Some(row) = registry::asleep(row, *depth, Vec::new()) {
+                    self.row = row;
+                }
+            }
+            Disturbance::Wake => {
+                if row.desired == Desired::Running
+                    && row.phase != Phase::Failed
+                    && let Some(row) = registry::awake(row)
+                {
+                    self.row = row;
+                }
+            }
+            // Nobody is let in to what does not run, and nobody can be in it.
+            Disturbance::Use(yes) => self.in_use = *yes && row.route == Some(RouteState::Running),
+            Disturbance::Wish(_) if row.desired == Desired::Deleted => {}
+            Disturbance::Wish(wish) => {
+                if let Wish::Configure(generation) = wish
+                    && (!self.folders || !row.plan.is_workspace() || *generation <= row.config_generation)
+                {
+                    return;
+                }
+                if let Some((row, _)) = wished(row, wish, self.now_ms) {
+                    self.row = row;
+                }
+            }
+            Disturbance::Steps(count, written) => {
+                let steps = self.plan();
+                self.take(&steps, *count, *written);
+            }
+            Disturbance::EngineRestart => {
+                if let Some(unit) = self.unit.as_mut().filter(|unit| unit.is_up()) {
+                    unit.state = UnitState::Exited;
+                }
+            }
+        }
+    }
 }
 
 proptest! {
@@ -474,6 +589,51 @@ proptest! {
         prop_assert!(counts.get("Create").copied().unwrap_or(0) <= 1, "{counts:?}");
         prop_assert!(counts.get("Start").copied().unwrap_or(0) <= 1 + world.failures, "{counts:?}");
         prop_assert!(counts.get("NoteDown").copied().unwrap_or(0) <= 1, "{counts:?}");
+    }
+
+    #[test]
+    fn whatever_comes_in_between_sleep_ends_as_it_is_wanted_and_a_frozen_one_goes_on(
+        mut world in worlds(),
+        disturbances in vec(disturbances(), 0..16),
+    ) {
+        for disturbance in disturbances {
+            world.disturb(&disturbance);
+        }
+        let (runs, frozen) = (world.runs, world.unit.clone().filter(|unit| unit.state == UnitState::Paused));
+        let mut taken = Vec::new();
+        for _ in 0..20 {
+            let steps = world.plan();
+            if steps.is_empty() {
+                break;
+            }
+            world.take(&steps, steps.len(), true);
+            taken.extend(steps);
+        }
+        prop_assert_eq!(world.is_as_wanted(), Ok(()), "{:?}", taken);
+        if taken.contains(&Step::Resume) && world.row.phase == Phase::Ready {
+            let frozen = frozen.expect("only what was frozen goes on");
+            prop_assert!(world.runs == runs || frozen.run != world.unit.as_ref().map_or(0, |unit| unit.run), "{taken:?}");
+            prop_assert!(!taken.contains(&Step::Start) || world.runs > runs, "{taken:?}");
+        }
+        // From here on it is left alone, asleep or not.
+        prop_assert!(world.plan().is_empty());
+        if matches!(world.row.phase, Phase::Paused | Phase::Asleep) {
+            world.row = registry::awake(world.row.clone()).expect("it sleeps");
+            let steps = world.plan();
+            prop_assert!(!steps.is_empty());
+            let goes_on = matches!(steps[..], [Step::Resume, Step::Settle(Goal::Ready)]);
+            let nothing_else = world.unit.as_ref().is_some_and(|unit| {
+                let known = world.row.ready_run == Some(unit.run.to_string());
+                unit.state == UnitState::Paused && unit.current && known
+            }) && world.tombstone.is_none()
+                && world.row.has_its_owner()
+                && world.folders
+                && world.owned
+                && !world.row.restart_pending()
+                && world.observed().config == Some(world.row.config_target())
+                && world.row.config_target() == world.row.applied_config_generation;
+            prop_assert!(!nothing_else || goes_on, "the way out of a pause is two steps: {steps:?} {world:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What steps mean for the row: as they begin, when they have succeeded, and when they have not. Nothing is done here.
 
 use contracts::{
-    deploy::{EventCode, InstanceError, Phase},
+    deploy::{EventCode, InstanceError, Phase, Sleep},
     routes::RouteState,
 };
 
@@ -61,6 +61,7 @@ pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
         Step::Prepare if !row.registered => event(EventCode::Prepared),
         Step::Create => event(EventCode::Created),
         Step::Start => event(EventCode::Started),
+        Step::Resume => event(EventCode::Woken),
         Step::AwaitHealthy(_) => event(EventCode::Healthy),
         Step::Register => Progress { registered: Some(true), ..event(EventCode::Registered) },
         Step::Stop { .. } => Progress {
@@ -232,6 +233,18 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
             // That the last change did not hold stays told until the next wish.
             if row.error.as_ref().is_some_and(|error| error.code != CONFIG_NOT_ACCEPTED) {
                 progress.error = Some(None);
+            }
+        }
+        Goal::Paused => {
+            if row.observed_generation != row.generation && row.phase != phase {
+                progress.events.push(NewEvent::of(EventCode::Paused));
+            }
+        }
+        Goal::Asleep => {
+            (progress.ready, progress.sleep) = (Some(None), Some(Sleep::Stopped));
+            // Also when it was only to be paused, and its memory was lost.
+            if (row.observed_generation != row.generation && row.phase != phase) || row.sleep != Sleep::Stopped {
+                progress.events.push(NewEvent::of(EventCode::Asleep));
             }
         }
         Goal::Stopped => {

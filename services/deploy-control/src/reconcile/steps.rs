@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::instance::Readiness;
+use contracts::{instance::Readiness, routes::RouteState};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ use crate::{
 const ASSERTION_LIFE: Duration = Duration::from_secs(45);
 /// For how long an instance that has just started may refuse to register because its ways out are not open yet.
 const DOORS: Duration = Duration::from_secs(10);
+/// For how long a router may not have heard that an instance is to sleep.
+const QUIET: Duration = Duration::from_secs(3);
 /// How often a start is checked for having ended by itself.
 const STILL_UP: Duration = Duration::from_millis(400);
 
@@ -52,7 +54,9 @@ impl Inner {
             Step::Revoke => self.parts.peers.revoke_backend(row).await.map_err(Failure::of_call)?,
             Step::RemoveFolders => folders.remove(row.id).await?,
             Step::Create => engine.ensure(&self.spec(row)?).await?,
-            Step::Start => engine.start(row.id).await?,
+            Step::Start | Step::Resume => engine.start(row.id).await?,
+            Step::Quiet => self.quiet(row).await?,
+            Step::Pause => engine.pause(row.id).await?,
             Step::AwaitHealthy(config) => return self.await_healthy(row, *config).await.map(Some),
             // These need the worker's own state, or only write what they mean.
             Step::Identify
@@ -66,6 +70,21 @@ impl Inner {
             | Step::Settle(_) => {}
         }
         Ok(None)
+    }
+
+    /// Waits until the router passes nothing on to it any more without asking, and finds that nothing is under way then.
+    async fn quiet(&self, row: &Row) -> Result<(), Failure> {
+        let deadline = Instant::now() + QUIET;
+        loop {
+            let activity = self.parts.peers.activity_of(row.id).await.map_err(Failure::Away)?;
+            match activity.state {
+                RouteState::Paused | RouteState::Asleep if activity.in_flight == 0 => return Ok(()),
+                RouteState::Paused | RouteState::Asleep => return Err(Failure::InUse),
+                // The feed has not brought it yet.
+                _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => return Err(Failure::Unrouted),
+            }
+        }
     }
 
     /// Asks until it answers that it runs with this configuration.

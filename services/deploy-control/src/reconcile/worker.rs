@@ -11,7 +11,7 @@ use std::{
 use clock::Backoff;
 use contracts::{
     InstanceId,
-    deploy::{EventCode, Phase},
+    deploy::{EventCode, Phase, Sleep},
 };
 use futures_util::{FutureExt, future::join_all};
 use tokio::{sync::Notify, time::Instant};
@@ -370,12 +370,14 @@ impl Worker<'_> {
                 }
             }
         };
+        // Left off, the engine would come to the end of it all the same, under the feet of who came meanwhile.
+        let whole = row.sleep != Sleep::Awake && matches!(steps, [Step::Pause | Step::Stop { .. }]);
         let both = async { tokio::join!(inner.write(row, &progress), acting) };
         let (written, acted) = tokio::select! {
             biased;
             outcome = both => outcome,
             // Whatever was under way may be left off: each step looks before it acts.
-            () = mailbox.wish.notified() => return Err(Stop::Superseded),
+            () = mailbox.wish.notified(), if !whole => return Err(Stop::Superseded),
         };
         match written? {
             Some(next) => *row = next,
@@ -451,11 +453,18 @@ impl Worker<'_> {
         }
         if let Failure::Engine(error) = &failure
             && error.kind == ErrorKind::NotFound
-            && matches!(step, Some(Step::Start | Step::Stop { .. } | Step::AwaitHealthy(_)))
+            && matches!(
+                step,
+                Some(Step::Start | Step::Resume | Step::Pause | Step::Stop { .. } | Step::AwaitHealthy(_))
+            )
         {
             // It vanished since it was seen: that changes the plan, and is nobody's failure yet.
             tracing::info!(step = name, "the unit vanished");
             return Next::Again;
+        }
+        if matches!(step, Some(Step::Quiet | Step::Pause)) {
+            // Nothing is wrong with it: it just does not sleep.
+            return self.keep_awake(&row, name, &cause).await;
         }
         tracing::warn!(step = name, code = told.code, cause, "a step failed");
         let outside = match &failure {
@@ -508,6 +517,19 @@ impl Worker<'_> {
                 Err(error) => return self.wait_for_registry(&error),
             }
         }
+    }
+
+    /// Wakes it before it sleeps: it is in use, or cannot be frozen.
+    async fn keep_awake(&mut self, row: &Row, step: &'static str, cause: &str) -> Next {
+        tracing::info!(step, cause, "it does not sleep after all");
+        metrics::counter!("beaver_sleeps_left_total", "step" => step).increment(1);
+        match self.inner.parts.registry.keep_awake(row.id, step).await {
+            Ok((row, _)) => self.inner.parts.hub.publish(&row),
+            // Something else is wanted by now.
+            Err(registry::Error::Down | registry::Error::NotFound) => {}
+            Err(error) => return self.wait_for_registry(&error),
+        }
+        Next::Anew
     }
 
     /// Waits for something outside, without counting an attempt; says so once.
@@ -576,6 +598,9 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Adopt(_) => "adopt",
         Step::UseConfig(_) => "use_config",
         Step::Stop { .. } => "stop",
+        Step::Quiet => "quiet",
+        Step::Pause => "pause",
+        Step::Resume => "resume",
         Step::NoteRestarted => "note_restarted",
         Step::Remove => "remove",
         Step::PutTombstone(_) => "put_tombstone",

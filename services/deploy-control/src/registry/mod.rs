@@ -6,6 +6,7 @@
 
 mod progress;
 mod row;
+mod sleep;
 mod wishes;
 
 use clock::Clock;
@@ -18,9 +19,13 @@ use store::Store;
 
 pub use progress::Progress;
 pub use row::Row;
-#[cfg(test)]
-pub(crate) use wishes::wished;
 pub use wishes::{Registered, Wish};
+
+#[cfg(test)]
+pub(crate) use self::{
+    sleep::{asleep, awake},
+    wishes::wished,
+};
 
 use row::{Columns, EventColumns, word};
 
@@ -39,6 +44,9 @@ pub enum Error {
     /// The slug is, or was, another instance's.
     #[error("the slug is taken")]
     SlugTaken,
+    /// It is stopped or failed, and not by itself: nothing wakes it.
+    #[error("it does not sleep, but is down")]
+    Down,
     /// It has, or once had, its owner.
     #[error("somebody has or had it")]
     HadOwner,
@@ -256,7 +264,8 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
          last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22, before_deletion = $23, deleted_at_ms = $24, \
          data_until_ms = $25, archive_generation = $26, applied_archive_generation = $27, \
-         refused_archive_generation = $28, release = $29, refused_release = $30 WHERE id = $31 AND version = $32",
+         refused_archive_generation = $28, release = $29, refused_release = $30, sleep = $31, wake_keys = $32 \
+         WHERE id = $33 AND version = $34",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -288,6 +297,8 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.refused_archive_generation)
     .bind(&row.release)
     .bind(&row.refused_release)
+    .bind(word(&row.sleep))
+    .bind(row.wake_keys.join(" "))
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

@@ -1,7 +1,7 @@
 //! What the reconciler writes: how far an instance is, and what happened on the way.
 
 use contracts::{
-    deploy::{InstanceError, Phase},
+    deploy::{InstanceError, Phase, Sleep},
     routes::RouteState,
 };
 
@@ -14,6 +14,8 @@ pub struct Progress {
     pub phase: Option<Phase>,
     /// What the router is told.
     pub route: Option<RouteState>,
+    /// How deep it sleeps, where it turned out deeper than it was to.
+    pub sleep: Option<Sleep>,
     /// The wish that is fulfilled.
     pub observed_generation: Option<i64>,
     /// The restart after which it was down.
@@ -48,6 +50,7 @@ impl Progress {
         let Self {
             phase,
             route,
+            sleep,
             observed_generation,
             applied_restart_generation,
             config_generation,
@@ -64,6 +67,7 @@ impl Progress {
         } = later;
         self.phase = phase.or(self.phase);
         self.route = route.or(self.route);
+        self.sleep = sleep.or(self.sleep);
         self.observed_generation = observed_generation.or(self.observed_generation);
         self.applied_restart_generation = applied_restart_generation.or(self.applied_restart_generation);
         self.config_generation = config_generation.or(self.config_generation);
@@ -83,6 +87,7 @@ impl Progress {
     pub fn applied_to(&self, mut row: Row) -> Row {
         row.phase = self.phase.unwrap_or(row.phase);
         row.route = self.route.or(row.route);
+        row.sleep = self.sleep.unwrap_or(row.sleep);
         row.observed_generation = self.observed_generation.unwrap_or(row.observed_generation);
         row.applied_restart_generation = self.applied_restart_generation.unwrap_or(row.applied_restart_generation);
         row.config_generation = self.config_generation.unwrap_or(row.config_generation);

@@ -2,7 +2,7 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName, Slug,
-    deploy::{Deletion, Desired, Event, Instance, InstanceError, Phase},
+    deploy::{Deletion, Desired, Event, Instance, InstanceError, Phase, Sleep},
     routes::{Route, RouteState, SignIn},
 };
 use serde::{Deserialize, Serialize, de::value::StrDeserializer};
@@ -31,6 +31,10 @@ pub struct Row {
     pub before_deletion: Option<Desired>,
     /// When it was deleted, and until when its data is kept. One that is discarded has none.
     pub deletion: Option<Deletion>,
+    /// How deep it is to sleep meanwhile, where it is wanted running.
+    pub sleep: Sleep,
+    /// By what its owner's programs are known while it does not run.
+    pub wake_keys: Vec<String>,
     /// Counts every wish.
     pub generation: i64,
     /// The wish that is fulfilled.
@@ -143,6 +147,10 @@ impl Row {
             account_id: self.account_id,
             state: self.route?,
             sign_in: if self.plan.is_workspace() { SignIn::Instance } else { SignIn::Edge },
+            wake_keys: match self.route? {
+                RouteState::Paused | RouteState::Asleep | RouteState::Starting => self.wake_keys.clone(),
+                _ => Vec::new(),
+            },
         })
     }
 }
@@ -172,6 +180,8 @@ pub(super) struct Columns {
     before_deletion: String,
     deleted_at_ms: Option<i64>,
     data_until_ms: Option<i64>,
+    sleep: String,
+    wake_keys: String,
     generation: i64,
     observed_generation: i64,
     restart_generation: i64,
@@ -220,6 +230,8 @@ impl TryFrom<Columns> for Row {
                 (Some(asked_at_ms), Some(data_until_ms)) => Some(Deletion { asked_at_ms, data_until_ms }),
                 _ => None,
             },
+            sleep: read("sleep", &c.sleep)?,
+            wake_keys: c.wake_keys.split_whitespace().map(str::to_owned).collect(),
             generation: c.generation,
             observed_generation: c.observed_generation,
             restart_generation: c.restart_generation,

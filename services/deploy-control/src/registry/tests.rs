@@ -251,6 +251,7 @@ async fn every_column_comes_back_as_it_was_written() {
     for Fixture { registry, .. } in each().await {
         let row = registry.register(&wanted(1, "alice"), &plan()).await.unwrap().row;
         let progress = Progress {
+            sleep: Some(contracts::deploy::Sleep::Stopped),
             phase: Some(Phase::Failed),
             route: Some(contracts::routes::RouteState::Failed),
             observed_generation: Some(1),

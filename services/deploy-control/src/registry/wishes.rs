@@ -2,14 +2,14 @@
 
 use contracts::{
     AccountId, InstanceId, PlanName,
-    deploy::{By, Deletion, Desired, EventCode, InstanceError, Phase, RegisterInstance},
+    deploy::{By, Deletion, Desired, EventCode, InstanceError, Phase, RegisterInstance, Sleep},
     routes::RouteState,
 };
 
 use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, word};
 
 /// How often a write that lost against another is tried again.
-const TRIES: u32 = 8;
+pub(super) const TRIES: u32 = 8;
 
 /// Something wanted of an instance that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,6 +233,7 @@ impl Registry {
                 phase: Phase::Failed,
                 route: Some(RouteState::Failed),
                 error: Some(why.clone()),
+                sleep: Sleep::Awake,
                 ready_run: None,
                 ready_at_ms: None,
                 ..row
@@ -285,7 +286,7 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             row.ready_run = None;
             EventCode::StopRequested
         }
-        Wish::Start if running && !failed => return None,
+        Wish::Start if running && !failed && row.sleep == Sleep::Awake => return None,
         Wish::Start => {
             row.desired = Desired::Running;
             EventCode::StartRequested
@@ -344,6 +345,10 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             EventCode::PlanRequested
         }
     };
+    // An operator's other plan takes effect when it wakes; everybody else wants to see something of it.
+    if !matches!(wish, Wish::Plan(_)) {
+        row.sleep = Sleep::Awake;
+    }
     row.generation += 1;
     // Somebody cares again: everything gets its full number of attempts, at once.
     row.attempts = 0;

@@ -100,7 +100,7 @@ impl World {
     pub async fn start_followed(&self, follows: bool) -> Running {
         let mut running = start_at(&self.config, Arc::new(self.engine.clone()), self.clock.clone()).await;
         if follows {
-            running.follow();
+            running.follow_as(&self.neighbours);
         }
         running
     }
@@ -165,6 +165,18 @@ impl Running {
         let task = async {
             let mut feed = reader::Reader::lines(feed.await.unwrap());
             while feed.next().await.is_some() {}
+        };
+        self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
+    }
+
+    /// The same, and the false router knows what it is told.
+    pub fn follow_as(&mut self, router: &Neighbours) {
+        let (feed, router) = (self.request("GET", "/api/routes").send(), router.clone());
+        let task = async move {
+            let mut feed = reader::Reader::lines(feed.await.unwrap());
+            while let Some(message) = feed.json().await {
+                router.told(message);
+            }
         };
         self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
     }

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -17,8 +18,10 @@ use axum::{
 };
 use contracts::{
     InstanceId,
+    activity::{self, Activity, ActivityList},
     authz::{BackendRegistered, RegisterBackend, RevokeBackend},
-    instance::{InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
+    instance::{InstanceActivity, InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
+    routes::{RouteMessage, RouteState},
 };
 use futures_util::future::BoxFuture;
 use http::{StatusCode, Uri};
@@ -57,6 +60,31 @@ struct Neighbourhood {
     read_before: Mutex<VecDeque<i64>>,
     /// The paths under which programs that know nothing of Beaver were asked whether they are there.
     asked: Mutex<Vec<String>>,
+    /// What the router was told of each instance.
+    routes: Mutex<HashMap<InstanceId, RouteState>>,
+    /// How instances are used.
+    uses: Mutex<HashMap<InstanceId, Used>>,
+    /// How often it was asked who is used.
+    looked: AtomicUsize,
+}
+
+/// How an instance is used. Nobody does, as a rule.
+#[derive(Clone, Debug)]
+pub struct Used {
+    /// Requests under way, as the router tells it of all instances.
+    pub in_flight: u64,
+    /// The same, as it tells it of this one alone, a moment later.
+    pub then_in_flight: u64,
+    pub idle: Duration,
+    /// What it says of itself.
+    pub own: InstanceActivity,
+}
+
+impl Default for Used {
+    fn default() -> Self {
+        let own = InstanceActivity { busy: false, wake_keys: vec!["k".repeat(43), "not a fingerprint".into()] };
+        Self { in_flight: 0, then_in_flight: 0, idle: Duration::from_secs(3600), own }
+    }
 }
 
 impl Neighbours {
@@ -74,6 +102,9 @@ impl Neighbours {
             sick: Mutex::default(),
             read_before: Mutex::default(),
             asked: Mutex::default(),
+            routes: Mutex::default(),
+            uses: Mutex::default(),
+            looked: AtomicUsize::new(0),
         });
         let authz = Router::new()
             .route("/backends/register", post(backend))
@@ -82,6 +113,9 @@ impl Neighbours {
         let router = Router::new()
             .route("/instances/{id}/readyz", get(readyz))
             .route("/instances/{id}/api/auth/register", post(take_owner))
+            .route("/instances/{id}/api/activity", get(own_activity))
+            .route(activity::PATH, get(activities))
+            .route("/activity/{id}", get(activity_of))
             .route("/instances/{id}/{*path}", get(pass))
             .route("/instances/{id}/", get(pass))
             .with_state(state.clone());
@@ -123,6 +157,33 @@ impl Neighbours {
     /// The paths under which programs that know nothing of Beaver were asked whether they are there.
     pub fn asked(&self) -> Vec<String> {
         self.state.asked.lock().unwrap().clone()
+    }
+
+    /// Takes a message of the route feed as the router does.
+    pub fn told(&self, message: RouteMessage) {
+        let mut routes = self.state.routes.lock().unwrap();
+        match message {
+            RouteMessage::Snapshot(snapshot) => {
+                *routes = snapshot.routes.into_iter().map(|route| (route.instance_id, route.state)).collect();
+            }
+            RouteMessage::Change { route, .. } => drop(routes.insert(route.instance_id, route.state)),
+            RouteMessage::Heartbeat { .. } => {}
+        }
+    }
+
+    /// What the router was told of it.
+    pub fn route(&self, id: InstanceId) -> Option<RouteState> {
+        self.state.routes.lock().unwrap().get(&id).copied()
+    }
+
+    /// Says how an instance is used from now on.
+    pub fn use_it(&self, id: InstanceId, used: Used) {
+        self.state.uses.lock().unwrap().insert(id, used);
+    }
+
+    /// How often it was asked who is used.
+    pub fn looked(&self) -> usize {
+        self.state.looked.load(Ordering::SeqCst)
     }
 
     pub fn owners_taken(&self, id: InstanceId) -> usize {
@@ -176,6 +237,43 @@ impl Neighbourhood {
             before.unwrap_or_else(|| there().expect("a configuration").generation)
         });
         Some(*generation)
+    }
+}
+
+impl Neighbourhood {
+    fn used(&self, id: InstanceId) -> Used {
+        self.uses.lock().unwrap().get(&id).cloned().unwrap_or_default()
+    }
+
+    fn activity(&self, id: InstanceId, state: RouteState, in_flight: u64) -> Activity {
+        let idle_ms = u64::try_from(self.used(id).idle.as_millis()).unwrap();
+        Activity { instance_id: id, state, in_flight, idle_ms }
+    }
+}
+
+async fn activities(State(state): State<Arc<Neighbourhood>>) -> Response {
+    state.looked.fetch_add(1, Ordering::SeqCst);
+    if state.router_away.load(Ordering::SeqCst) {
+        return (StatusCode::BAD_GATEWAY, "away").into_response();
+    }
+    let routes = state.routes.lock().unwrap().clone();
+    let instances = routes.into_iter().map(|(id, route)| state.activity(id, route, state.used(id).in_flight));
+    Json(ActivityList { instances: instances.collect() }).into_response()
+}
+
+async fn activity_of(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
+    let route = state.routes.lock().unwrap().get(&id).copied();
+    match route {
+        _ if state.router_away.load(Ordering::SeqCst) => (StatusCode::BAD_GATEWAY, "away").into_response(),
+        Some(route) => Json(state.activity(id, route, state.used(id).then_in_flight)).into_response(),
+        None => Problem::not_found("not_found").into_response(),
+    }
+}
+
+async fn own_activity(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
+    match (state.run_of)(id).await {
+        Some(_) => Json(state.used(id).own).into_response(),
+        None => unreachable(),
     }
 }
 

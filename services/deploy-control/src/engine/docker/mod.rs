@@ -196,6 +196,7 @@ impl Engine for Docker {
             name: "docker",
             version: version.version.unwrap_or_default(),
             isolates: self.network.is_none(),
+            pauses: true,
         })
     }
 
@@ -278,6 +279,17 @@ impl Engine for Docker {
         match unit(id, &found).state {
             UnitState::Paused => within(ACT, &tried, client.unpause_container(&name)).await,
             _ => within(ACT, &tried, client.start_container(&name, None)).await,
+        }
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<(), EngineError> {
+        let (name, client) = (self.name(id), self.client().await?);
+        let tried = format!("pausing {name}");
+        let Some(found) = self.inspect(id).await? else { return Err(EngineError::new(ErrorKind::NotFound, tried)) };
+        match unit(id, &found).state {
+            UnitState::Paused => Ok(()),
+            UnitState::Running => within(ACT, &tried, client.pause_container(&name)).await,
+            _ => Err(EngineError::new(ErrorKind::Rejected, format!("{tried}, which is not up"))),
         }
     }
 

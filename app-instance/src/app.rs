@@ -82,6 +82,10 @@ pub struct App {
     pub keys: Keys,
     /// The chats.
     pub chats: Chats,
+    /// What lasts.
+    pub data: std::path::PathBuf,
+    /// One snapshot at a time.
+    pub snapshots: tokio::sync::Mutex<()>,
     /// Whether there is room for more.
     pub disk: Disk,
     /// Cancelled when it shall end.
@@ -143,6 +147,8 @@ impl App {
             provider,
             keys,
             chats,
+            data: settings.data.clone(),
+            snapshots: tokio::sync::Mutex::default(),
             disk: Disk::new(settings),
             stop,
             tasks: TaskTracker::new(),

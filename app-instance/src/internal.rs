@@ -9,7 +9,7 @@ use axum::{
 };
 use contracts::{
     instance::{
-        ACTIVITY_PATH, EndSessions, HandOff, HandOffCode, InstanceActivity, OwnerTaken, Readiness, TakeOwner,
+        ACTIVITY_PATH, EndSessions, HandOff, HandOffCode, InstanceActivity, OwnerTaken, Readiness, SNAPSHOT, TakeOwner,
         TestProvider,
     },
     provider::ProviderTest,
@@ -27,6 +27,7 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/auth/register", post(register))
         .route("/api/auth/login", post(login))
         .route("/api/auth/logout", post(logout))
+        .route("/api/auth/snapshot", post(snapshot))
         .route("/api/provider/test", post(test_provider))
         .route("/healthz", get(async || Json(json!({ "status": "ok", "version": service::VERSION }))))
         .route("/readyz", get(ready))
@@ -54,6 +55,20 @@ async fn login(State(app): State<Arc<App>>, Json(hand_off): Json<HandOff>) -> Re
 
 async fn logout(State(app): State<Arc<App>>, Json(end): Json<EndSessions>) -> Result<StatusCode, Problem> {
     app.sign_in.logout(end).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Copies the database as it is now, while it goes on being used, into a file of its own.
+async fn snapshot(State(app): State<Arc<App>>) -> Result<StatusCode, Problem> {
+    let _turn = app.snapshots.lock().await;
+    let path = app.data.join(SNAPSHOT);
+    match tokio::fs::remove_file(&path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Problem::unavailable(error)),
+        _ => {}
+    }
+    let path = path.to_str().ok_or_else(|| Problem::internal(anyhow::anyhow!("the data folder is not UTF-8")))?;
+    let copied = sqlx::query("VACUUM INTO $1").bind(path).execute(app.store.pool()).await;
+    copied.map_err(Problem::unavailable)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,6 +6,7 @@
 rust_i18n::i18n!("locales", fallback = "en");
 
 pub mod app;
+mod arrival;
 mod chat;
 mod disk;
 mod door;
@@ -62,6 +63,7 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     let Some(_lock) = door::lock(&settings.data, &stop).await? else { return Ok(()) };
     let database = Database::Sqlite(settings.data.join("instance.db"));
     let store = Store::open_with(&database, &MIGRATOR, CONNECTIONS).await?;
+    arrival::take_over(&settings.data, settings.read_config()?.generation, &store).await?;
     let app = App::new(&settings, store.clone(), means, stop.clone()).await?;
     let listener = door::listen(&settings.inward, "http.sock")?;
     let sweeping = tokio::spawn(app.clone().sweep());

@@ -12,6 +12,7 @@
 //! directory may be large. Sockets are reached through `/proc/self/fd`, so `/proc` must be mounted; in exchange a path may be
 //! longer than the 107 bytes of a socket address. Linux 5.6 or newer.
 
+mod carry;
 mod error;
 mod file;
 mod owner;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
+pub use carry::{Found, OpenFile};
 pub use error::Error;
 pub use owner::Meta;
 pub use tree::{Entry, EntryKind};

@@ -147,7 +147,7 @@ pub(crate) fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
 
-fn list(dir: BorrowedFd<'_>, max_entries: usize) -> Result<Vec<Entry>, Stop> {
+pub(crate) fn list(dir: BorrowedFd<'_>, max_entries: usize) -> Result<Vec<Entry>, Stop> {
     let mut entries = Vec::new();
     for entry in Dir::new(readable(dir)?)? {
         let entry = entry?;

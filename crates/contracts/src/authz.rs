@@ -13,6 +13,7 @@
 //! | `POST /portal/sessions/end` | [`EndSession`] | 204; 401 `session_ended` |
 //! | `POST /portal/password` | [`ChangePassword`] | 200 [`SignedIn`]; 401 `session_ended`; 422 `password_wrong` and others; 429 `too_many_attempts` with Retry-After |
 //! | `POST /portal/retry-delivery` | [`SessionToken`] | 200 [`Session`], after an attempt; 401 `session_ended` |
+//! | `POST /portal/new-instance` | [`NewInstance`] | 200 [`Session`] with it; 409 `instance_exists` until the one before is gone for good |
 //! | `POST /portal/assertion` | [`AssertionRequest`] | 200 [`AssertionIssued`]; 404 when the slug is not the person's |
 //! | `GET /portal/issuer` | – | 200 [`PublicIssuer`] |
 //! | `GET /portal/operator` | – | 200 [`OperatorState`] |
@@ -365,6 +366,18 @@ pub struct ChangePassword {
     pub new_password: SecretString,
     /// The browser.
     pub browser: Browser,
+}
+
+/// Gives a person another instance, under another name, when theirs is gone for good.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewInstance {
+    /// The cookie's value.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
+    pub session_token: SecretString,
+    /// The name, as typed.
+    pub slug: String,
 }
 
 /// Asks for an assertion about the person of a session, for their own instance.

@@ -11,6 +11,8 @@
 //! | `POST /api/instances/{id}/delete` | [`DeleteInstance`] | 202 [`Instance`], with its [`Deletion`]; 422 `slug_mismatch` |
 //! | `POST /api/instances/{id}/undelete` | [`UndeleteInstance`] | 202 [`Instance`]; 409 `deletion_final` when it is too late |
 //! | `POST /api/instances/{id}/discard` | [`OnBehalfOf`] | 202 [`Instance`]; 409 `instance_had_owner` when somebody ever had it |
+//! | `GET /api/instances/{id}/export?by=` | – | 200, a tar archive of its data; cut short when it could not be read to its end. 409 `export_needs_stop`, `archive_under_way` |
+//! | `POST /api/instances/{id}/restore?by=` | such an archive | 202 [`Instance`]: its data is to be the archive's; 422 `archive_…`, whose detail begins with the entry |
 //! | `GET /api/instances?limit=&after=` | – | 200 [`InstanceList`], without those that are gone: for operators |
 //! | `GET /api/instances/{id}/events?account_id=&after=&last=` | – | 200 [`EventList`] |
 //! | `GET /api/instances/{id}/events/stream?account_id=&after=` | – | SSE: `event: instance`, data [`InstanceUpdate`], id = the last event's `seq` |
@@ -333,7 +335,7 @@ pub enum WaitsFor {
 pub struct InstanceError {
     /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
     /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `plan_missing`, `plan_needs_images`,
-    /// `sockets_blocked`, `disk_exceeded`, `internal`.
+    /// `sockets_blocked`, `disk_exceeded`, `restore_not_accepted`, `internal`.
     pub code: String,
     /// One sentence.
     pub detail: String,

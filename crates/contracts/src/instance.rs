@@ -11,6 +11,7 @@
 //! | `POST /api/auth/register` | [`TakeOwner`] | 200 [`OwnerTaken`]; 403 for another person than the owner; idempotent |
 //! | `POST /api/auth/login` | [`HandOff`] | 200 [`HandOffCode`] |
 //! | `POST /api/auth/logout` | [`EndSessions`] | 204 |
+//! | `POST /api/auth/snapshot` | – | 204: [`SNAPSHOT`] is a copy of its database as it is now |
 //! | `POST /api/provider/test` | [`TestProvider`] | 200 [`crate::provider::ProviderTest`] |
 //! | `GET /healthz`, `GET /readyz` | – | 200 [`Readiness`], 503 |
 //! | `GET /metrics` | – | 200, Prometheus' text format |
@@ -92,6 +93,12 @@ pub const PROBE: &str = "probe";
 pub const PROBE_FAILED: u8 = 3;
 /// The sockets of a probe.
 pub const PROBE_SOCKET: &str = "probe.sock";
+
+/// The file in its data folder that a snapshot of its database is; whoever asked for it takes it away.
+pub const SNAPSHOT: &str = "snapshot.db";
+/// The file in its data folder that says that all of it came from an archive, perhaps another instance's: nobody is signed
+/// in, no key of its gateway holds, and it has no identity yet. The instance sees to that and takes the file away.
+pub const FROM_ARCHIVE: &str = ".from-archive";
 
 /// The path on the router's internal listener that leads to `path` of an instance.
 pub fn internal_path(id: InstanceId, path: &str) -> String {

@@ -147,6 +147,20 @@ impl ServiceClient {
         serde_json::from_slice(body).map_err(|_| CallError::Unexpected { service: self.service, status })
     }
 
+    /// Sends a prepared request with a body in pieces as they come; the answer's JSON. When a piece is an error, the body breaks
+    /// off.
+    ///
+    /// # Errors
+    /// Each [`CallError`].
+    pub async fn json_of_stream<R, S, E>(&self, request: reqwest::RequestBuilder, body: S) -> Result<R, CallError>
+    where
+        R: DeserializeOwned,
+        S: futures_util::Stream<Item = Result<axum::body::Bytes, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        self.json(request.body(reqwest::Body::wrap_stream(body))).await
+    }
+
     /// Sends a prepared request; the successful response, its body not yet read.
     ///
     /// # Errors

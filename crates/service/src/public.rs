@@ -53,7 +53,12 @@ const FORM_TIME: Duration = Duration::from_secs(20);
 /// As [`crate::http::layers`], for pages and their forms: a body is read whole, up to 32 KiB and within 20 s, before anything is
 /// done with its request.
 pub fn layers(router: Router) -> Router {
-    layers_with_limit(router.layer(middleware::from_fn(read_first)), RequestIds::Own, MAX_FORM)
+    layers_with_uploads(router, Router::new())
+}
+
+/// As [`layers`], with routes beside the pages that take bodies of any length, and read them themselves as they come.
+pub fn layers_with_uploads(pages: Router, uploads: Router) -> Router {
+    layers_with_limit(pages.layer(middleware::from_fn(read_first)).merge(uploads), RequestIds::Own, usize::MAX)
 }
 
 async fn read_first(request: Request, next: Next) -> Response {

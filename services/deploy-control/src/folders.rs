@@ -7,6 +7,7 @@
 //! With the docker engine (as root) everything has the owner it needs; with the process engine everything belongs to the
 //! one user there is.
 
+mod archives;
 mod tombstone;
 
 use std::{
@@ -59,6 +60,9 @@ pub enum Error {
     /// A configuration that should be there is not, or cannot be read.
     #[error("configuration {0} is not there any more")]
     Lost(i64),
+    /// An archive's data that should be there is not.
+    #[error("the data of archive {0} is not there any more")]
+    ArchiveLost(i64),
     /// A file could not be written as JSON.
     #[error("writing JSON")]
     Json(#[from] serde_json::Error),

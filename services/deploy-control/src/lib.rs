@@ -4,6 +4,7 @@
 //! that [`plan`] says, and tells the [`hub`], to which the router and the portal listen.
 
 pub mod api;
+pub mod archive;
 pub mod config;
 pub mod disk;
 pub mod engine;
@@ -71,7 +72,9 @@ impl Service {
         if let Some(uid) = folders.greatest_uid().await.context("BEAVER_DATA_DIR: cannot read instances")? {
             registry.pass_over_uid(uid).await?;
         }
+        folders.end_all_uploads().await.context("BEAVER_DATA_DIR: cannot use instances")?;
         let entropy = Entropy::system();
+        let peers = peers::Peers::new(&config.peers);
         let (plans, keeper) = plans::Plans::open(config.plans.clone(), engine.runs_images());
         let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
         let env: Vec<_> = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -83,7 +86,7 @@ impl Service {
             hub: hub.clone(),
             engine: engine.clone(),
             folders: folders.clone(),
-            peers: peers::Peers::new(&config.peers),
+            peers: peers.clone(),
             entropy,
             config: config.reconcile.clone(),
             plans: plans.clone(),
@@ -116,12 +119,15 @@ impl Service {
         let api = api::Api {
             registry: registry.clone(),
             hub,
+            engine: engine.clone(),
+            peers,
             folders,
             plans,
             reconciler: reconciler.clone(),
             stop,
             delete_after_ms: i64::try_from(config.delete_after.as_millis()).unwrap_or(i64::MAX),
             staging: turns::Turns::default(),
+            archives: api::Archives::default(),
         };
         let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, gate, config).routes());
         Ok(Self { router, reconciler, engine, tasks })
@@ -162,11 +168,16 @@ pub async fn run(env: Env, stop: Shutdown) -> anyhow::Result<()> {
         TcpListener::bind(&config.listen).await.with_context(|| format!("DEPLOY_LISTEN={}", config.listen))?;
     let service = Service::start(&config, engine, Clock::system(), stop.clone()).await?;
     tracing::info!(listen = config.listen, "deploy-control is up");
-    let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
+    let router = layers(service.router.clone());
     let served = service::serve(listener, router, stop.clone()).await;
     stop.cancel();
     service.ended().await;
     Ok(served?)
+}
+
+/// The layers around everything that it serves. The API limits its bodies itself: an archive may be large.
+pub fn layers(router: axum::Router) -> axum::Router {
+    service::http::layers_with_limit(router, RequestIds::FromCaller, usize::MAX)
 }
 
 /// Where its readiness is, as seen from its own host.

@@ -15,6 +15,9 @@ use crate::{config, registry::Row};
 /// How long a look at an instance's health may take: it answers from memory.
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a copy of a database may take; the router waits no longer for the answer.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
+
 /// Clients of the other services.
 #[derive(Clone)]
 pub struct Peers {
@@ -53,6 +56,16 @@ impl Peers {
     /// Each [`CallError`].
     pub async fn revoke_backend(&self, row: &Row) -> Result<(), CallError> {
         self.authz.post("/backends/revoke", &RevokeBackend { instance_id: row.id, account_id: row.account_id }).await
+    }
+
+    /// Has an instance make a snapshot of its database.
+    ///
+    /// # Errors
+    ///
+    /// Each [`CallError`]; a refusal when it does not answer, or could not.
+    pub async fn snapshot(&self, id: InstanceId) -> Result<(), CallError> {
+        let path = internal_path(id, "/api/auth/snapshot");
+        self.router.json(self.router.request(Method::POST, &path).timeout(SNAPSHOT_LIMIT)).await
     }
 
     /// Asks an instance whether it is healthy.

@@ -76,6 +76,10 @@ pub enum Step {
     NoteRestarted,
     /// Remove its unit.
     Remove,
+    /// Put the data of this archive in the place of its own.
+    PutArchive(i64),
+    /// Put its own data back in the place of this archive's.
+    TakeArchiveBack(i64),
     /// Put a tombstone into its folder: its data is kept until this time. Without the very one that its row tells of, nothing of
     /// it is removed: a row that was restored from before somebody took a deletion back has none.
     PutTombstone(i64),
@@ -300,6 +304,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         && row.observed_generation == row.generation
         && !reconfigured
         && !row.restart_pending()
+        && !row.archive_pending()
         && seen.folders
         && seen.owned
         && seen.config == Some(target)
@@ -317,12 +322,17 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     let renew = unit.is_some() && (!current || state == Some(UnitState::Broken));
     let process_is_old = known_run && reconfigured;
     // Stopped for one of these, and then something came in between.
-    let on_purpose =
-        reconfigured || row.restart_pending() || renew || lost || use_config || state == Some(UnitState::Paused);
+    let on_purpose = reconfigured
+        || row.restart_pending()
+        || row.archive_pending()
+        || renew
+        || lost
+        || use_config
+        || state == Some(UnitState::Paused);
     if row.ready_run.is_some() && !running && !on_purpose {
         return vec![Step::NoteDown];
     }
-    let must_go_down = renew || lost || use_config || row.restart_pending() || process_is_old;
+    let must_go_down = renew || lost || use_config || row.restart_pending() || row.archive_pending() || process_is_old;
 
     // Nothing of it has changed, so it goes on where it was.
     let resumes = state == Some(UnitState::Paused) && known_run && row.has_its_owner() && !must_go_down;
@@ -340,6 +350,12 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     }
     if renew {
         steps.push(Step::Remove);
+    }
+    if row.archive_pending() {
+        // Before anything that is missing is made: between two renames its data may be.
+        let generation = row.archive_generation;
+        let refused = row.refused_archive_generation == generation;
+        steps.push(if refused { Step::TakeArchiveBack(generation) } else { Step::PutArchive(generation) });
     }
     if lost {
         steps.push(Step::Prepare);

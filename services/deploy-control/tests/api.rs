@@ -35,6 +35,8 @@ async fn nothing_is_answered_without_the_token() {
         ("POST", format!("{instance}/discard")),
         ("POST", format!("{instance}/delete")),
         ("POST", format!("{instance}/undelete")),
+        ("GET", format!("{instance}/export?by={}", alice.account)),
+        ("POST", format!("{instance}/restore?by={}", alice.account)),
         ("GET", format!("{instance}/events?account_id={}", alice.account)),
         ("GET", format!("{instance}/events/stream?account_id={}", alice.account)),
         ("GET", "/api/routes".into()),
@@ -89,8 +91,8 @@ async fn another_persons_instance_is_not_found_whatever_is_asked() {
             let (status, problem) = service.post::<ProblemDetails>(&path, &body).await;
             assert_eq!((status, problem.code.as_str()), (StatusCode::NOT_FOUND, "instance_not_found"), "{path}");
         }
-        for path in ["events", "events/stream"] {
-            let path = format!("/api/instances/{}/{path}?account_id={}", alice.id, bob.account);
+        for path in ["events?account_id", "events/stream?account_id", "export?by"] {
+            let path = format!("/api/instances/{}/{path}={}", alice.id, bob.account);
             assert_eq!(service.get::<ProblemDetails>(&path).await.1.code, "instance_not_found", "{path}");
         }
         assert_eq!(service.instance(&alice).await, before, "{}", world.store.name());

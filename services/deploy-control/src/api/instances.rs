@@ -30,7 +30,7 @@ impl Api {
         Instance { waiting: self.reconciler.waiting(row.id), ..row.instance(self.folders.origin(row)) }
     }
 
-    fn taken(&self, row: &Row) -> Taken {
+    pub(super) fn taken(&self, row: &Row) -> Taken {
         // Watchers see the wish itself, not only what comes of it.
         self.hub.publish(row);
         self.reconciler.wished(row.id);

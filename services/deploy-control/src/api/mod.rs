@@ -1,5 +1,6 @@
 //! The HTTP API: wishes in, instances and their progress out. Only for services that show the token.
 
+mod archives;
 mod egress;
 mod instances;
 mod openapi;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     routing::{get, post},
 };
 use http::StatusCode;
@@ -18,13 +20,20 @@ use secrecy::SecretString;
 use service::{Problem, Shutdown};
 
 use crate::{
+    engine::Engine,
     folders::Folders,
     hub::Hub,
+    peers::Peers,
     plans::Plans,
     reconcile::Reconciler,
     registry::{self, Registry},
     turns::Turns,
 };
+
+pub use archives::Archives;
+
+/// The largest body of JSON, in bytes.
+const MAX_JSON: usize = 1 << 20;
 
 /// What the handlers work with. Cloning is cheap.
 #[derive(Clone)]
@@ -33,6 +42,10 @@ pub struct Api {
     pub registry: Registry,
     /// Who is told.
     pub hub: Arc<Hub>,
+    /// What runs instances: asked what there is, and nothing else.
+    pub engine: Arc<dyn Engine>,
+    /// The other services.
+    pub peers: Peers,
     /// Where configurations are staged.
     pub folders: Folders,
     /// What instances may be.
@@ -45,9 +58,11 @@ pub struct Api {
     pub delete_after_ms: i64,
     /// One configuration at a time for each instance: two that are staged at once would have the same number.
     pub staging: Turns,
+    /// Who works on an archive.
+    pub archives: Archives,
 }
 
-/// Every call of the API, behind the token; `/openapi.json` without it, for it tells nothing of anybody.
+/// Every call of the API, behind the token, with a limit of its own on each body; `/openapi.json` without it, for it tells nothing of anybody.
 pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
     let guarded = Router::new()
         .route("/api/instances", get(instances::list))
@@ -63,12 +78,15 @@ pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
         .route("/api/instances/{id}/discard", post(instances::discard))
         .route("/api/instances/{id}/delete", post(instances::delete))
         .route("/api/instances/{id}/undelete", post(instances::undelete))
+        .route("/api/instances/{id}/export", get(archives::export))
+        .route("/api/instances/{id}/restore", post(archives::restore))
         .route("/api/instances/{id}/events", get(instances::events))
         .route("/api/instances/{id}/events/stream", get(stream::stream))
         .route("/api/releases", get(releases::list))
         .route("/api/upgrade", post(releases::upgrade))
         .route(contracts::egress::REFUSALS_PATH, post(egress::refusals))
-        .route(contracts::routes::PATH, get(routes::feed));
+        .route(contracts::routes::PATH, get(routes::feed))
+        .layer(DefaultBodyLimit::max(MAX_JSON));
     service::bearer::require(guarded, tokens)
         .with_state(api)
         .route("/openapi.json", get(async || axum::Json(openapi::document())))

@@ -28,6 +28,8 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         super::instances::undelete,
         super::releases::list,
         super::releases::upgrade,
+        super::archives::export,
+        super::archives::restore,
         super::instances::list,
         super::instances::events,
         super::stream::stream,

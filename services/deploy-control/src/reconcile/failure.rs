@@ -73,7 +73,10 @@ impl Failure {
 
     /// Whether it says that the instance does not come up as it is now.
     pub(super) fn is_unhealthy(&self) -> bool {
-        matches!(self, Self::NotInTime | Self::Ended | Self::OldConfig { .. })
+        matches!(
+            self,
+            Self::NotInTime | Self::Ended | Self::OldConfig { .. } | Self::Folders(folders::Error::ArchiveLost(_))
+        )
     }
 
     /// Whether the engine cannot be asked.

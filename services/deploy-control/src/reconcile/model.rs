@@ -18,6 +18,13 @@ use crate::{
     registry::{self, Progress, Row, Wish, wished},
 };
 
+/// Why an instance that was waited for is not as it must be.
+#[derive(Debug, PartialEq, Eq)]
+enum Unwell {
+    OldConfig,
+    Sick,
+}
+
 /// Everything there is of one instance.
 #[derive(Debug, Clone)]
 struct World {
@@ -34,6 +41,10 @@ struct World {
     config: Option<i64>,
     /// Whether its data was ever removed.
     wiped: bool,
+    /// Whether its data is an archive's, whether that is still beside it, and whether its own is.
+    archive: (bool, bool, bool),
+    /// Whether it does not come up with the archive's data.
+    sick: bool,
     runs: u32,
     now_ms: i64,
     /// How often an instance was waited for that ran with an older configuration.
@@ -83,7 +94,7 @@ impl World {
     }
 
     /// Does what a step does. The run it found healthy; or that it runs with an older configuration.
-    fn act(&mut self, step: &Step) -> Result<Option<String>, ()> {
+    fn act(&mut self, step: &Step) -> Result<Option<String>, Unwell> {
         match step {
             Step::WaitUntil(at) => self.now_ms = *at,
             Step::Prepare => (self.folders, self.owned) = (true, true),
@@ -99,7 +110,7 @@ impl World {
             Step::Quiet => {
                 assert!(self.unit.as_ref().is_some_and(Container::is_up), "nobody uses what is down");
                 if self.in_use {
-                    return Err(());
+                    return Err(Unwell::OldConfig);
                 }
             }
             Step::Pause => {
@@ -146,7 +157,10 @@ impl World {
             Step::AwaitHealthy(wanted) => {
                 let container = self.unit.as_ref().filter(|container| container.is_up()).expect("it is up");
                 if self.row.plan.is_workspace() && container.config != *wanted {
-                    return Err(());
+                    return Err(Unwell::OldConfig);
+                }
+                if self.archive.0 && self.sick {
+                    return Err(Unwell::Sick);
                 }
                 return Ok(Some(container.run.to_string()));
             }
@@ -156,6 +170,16 @@ impl World {
                 (self.has_owner, self.identity) = (true, true);
             }
             Step::Identify => assert!(self.row.plan.is_workspace(), "nobody else's program has an identity"),
+            Step::PutArchive(_) => {
+                assert!(!self.unit.as_ref().is_some_and(Container::is_up), "nothing runs with the data");
+                let (_, is_beside, was_begun) = self.archive;
+                assert!(is_beside || was_begun, "there is something to put");
+                self.archive = (true, false, true);
+            }
+            Step::TakeArchiveBack(_) => {
+                assert!(!self.unit.as_ref().is_some_and(Container::is_up), "nothing runs with the data");
+                self.archive = (false, self.archive.1, false);
+            }
             Step::PutTombstone(until) => {
                 assert_eq!(self.row.desired, Desired::Deleted);
                 assert!(*until > self.now_ms, "nothing is removed that was not there to be taken back");
@@ -193,16 +217,23 @@ impl World {
             let wait_ms = |failures: u32| i64::from(failures) * 100;
             match found {
                 Ok(found) => run = found.or(run),
-                Err(()) if *step == Step::Quiet => {
+                Err(_) if *step == Step::Quiet => {
                     self.row = registry::awake(self.row.clone()).expect("it was to sleep");
                     return;
                 }
-                Err(()) => {
-                    self.failures += 1;
+                Err(unwell) => {
+                    self.failures += u32::from(unwell == Unwell::OldConfig);
                     if let Some(container) = &mut self.unit {
                         container.state = UnitState::Exited;
                     }
-                    self.row = outcome::run_is_old().applied_to(self.row.clone());
+                    let context = Context { now_ms: self.now_ms, began_ms: 0, run: None, wait_ms: &wait_ms };
+                    let error =
+                        contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
+                    let means = match unwell {
+                        Unwell::OldConfig => outcome::run_is_old(),
+                        Unwell::Sick => outcome::failed(&self.row, error, true, &context),
+                    };
+                    self.row = means.applied_to(self.row.clone());
                     return;
                 }
             }
@@ -423,6 +454,8 @@ fn worlds() -> impl Strategy<Value = World> {
             has_owner,
             config,
             wiped: false,
+            archive: (false, false, false),
+            sick: false,
             runs: 3,
             now_ms: 400_000,
             failures: 0,
@@ -569,6 +602,26 @@ proptest! {
         world.wish(&Wish::Undelete);
         world.settles();
         prop_assert!(!world.wiped && world.is_as_wanted() == Ok(()), "{world:?}");
+    }
+
+    #[test]
+    fn an_archives_data_takes_the_place_of_its_own_or_does_not_and_never_half(
+        mut world in worlds().prop_filter("not deleted", |world| world.row.desired != Desired::Deleted),
+        interruptions in vec((0_usize..6, any::<bool>()), 0..8),
+        sick: bool,
+    ) {
+        world.row.config_generation = world.row.applied_config_generation;
+        world.row.refused_config_generation = 0;
+        world.sick = sick;
+        world.archive.1 = true;
+        world.wish(&Wish::Restore(1));
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(!world.row.archive_pending() && world.archive.0 != sick && !world.wiped, "{world:?}");
+        prop_assert_eq!(world.row.refused_archive_generation, i64::from(sick));
+        let told = world.row.error.as_ref().is_some_and(|error| error.code == "restore_not_accepted");
+        prop_assert_eq!(told, sick);
     }
 
     #[test]

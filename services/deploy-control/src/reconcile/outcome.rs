@@ -118,6 +118,20 @@ pub(super) fn registration_lost() -> Progress {
 /// What a failed attempt means: another one later, or none any more. A new configuration under which the instance does not
 /// come up (`unhealthy`) is taken back instead.
 pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &Context<'_>) -> Progress {
+    let archive = row.archive_generation;
+    if unhealthy && row.archive_pending() && row.refused_archive_generation != archive {
+        let error = InstanceError {
+            code: RESTORE_NOT_ACCEPTED.into(),
+            detail: "The workspace did not come up with the data from the archive; its own is back.".into(),
+        };
+        return Progress {
+            refused_archive_generation: Some(archive),
+            error: Some(Some(error)),
+            ready: Some(None),
+            events: vec![NewEvent::of(EventCode::RestoreRolledBack)],
+            ..Progress::default()
+        };
+    }
     let target = row.config_target();
     if unhealthy && row.registered && target != row.applied_config_generation {
         let error = InstanceError {
@@ -167,6 +181,8 @@ fn short(release: &str) -> &str {
 
 /// The error that says that a configuration did not hold.
 const CONFIG_NOT_ACCEPTED: &str = "config_not_accepted";
+/// The error that says that data from an archive did not hold.
+const RESTORE_NOT_ACCEPTED: &str = "restore_not_accepted";
 
 /// What it means that it is not tried again by itself.
 pub(super) fn given_up(why: InstanceError) -> Progress {
@@ -220,6 +236,12 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
                 progress.applied_config_generation = Some(target);
                 progress.events.push(NewEvent::of(EventCode::ConfigApplied).detail(target));
             }
+            if row.archive_pending() {
+                progress.applied_archive_generation = Some(row.archive_generation);
+                if row.refused_archive_generation != row.archive_generation {
+                    progress.events.push(NewEvent::of(EventCode::Restored));
+                }
+            }
             if let Some(run) = context.run {
                 progress.ready = Some(Some((run.to_owned(), context.now_ms)));
                 progress.events.push(NewEvent::of(EventCode::Ready));
@@ -231,7 +253,8 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
                 }
             }
             // That the last change did not hold stays told until the next wish.
-            if row.error.as_ref().is_some_and(|error| error.code != CONFIG_NOT_ACCEPTED) {
+            let stays = |code: &str| [CONFIG_NOT_ACCEPTED, RESTORE_NOT_ACCEPTED].contains(&code);
+            if row.error.as_ref().is_some_and(|error| !stays(&error.code)) {
                 progress.error = Some(None);
             }
         }

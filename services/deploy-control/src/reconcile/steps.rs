@@ -49,6 +49,8 @@ impl Inner {
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
             Step::Stop { .. } => engine.stop(row.id).await?,
             Step::Remove => engine.remove(row.id).await?,
+            Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
+            Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,
             Step::PutTombstone(until) => folders.put_tombstone(row.id, *until).await?,
             Step::TakeTombstone => folders.take_tombstone(row.id).await?,
             Step::Revoke => self.parts.peers.revoke_backend(row).await.map_err(Failure::of_call)?,
@@ -197,7 +199,8 @@ impl Inner {
     /// Removes files that are of no use any more. Nothing depends on it.
     pub(super) async fn tidy(&self, row: &Row) {
         let folders = &self.parts.folders;
-        for outcome in [folders.remove_registration(row.id).await, folders.tidy(row).await] {
+        let archives = folders.tidy_archives(row).await;
+        for outcome in [folders.remove_registration(row.id).await, folders.tidy(row).await, archives] {
             if let Err(error) = outcome {
                 tracing::info!(error = chain(&error), "files that are not needed stay");
             }

@@ -603,6 +603,8 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Resume => "resume",
         Step::NoteRestarted => "note_restarted",
         Step::Remove => "remove",
+        Step::PutArchive(_) => "put_archive",
+        Step::TakeArchiveBack(_) => "take_archive_back",
         Step::PutTombstone(_) => "put_tombstone",
         Step::TakeTombstone => "take_tombstone",
         Step::Revoke => "revoke",

@@ -26,6 +26,10 @@ pub struct Progress {
     pub applied_config_generation: Option<i64>,
     /// The configuration that did not hold.
     pub refused_config_generation: Option<i64>,
+    /// The archive in force, or taken back.
+    pub applied_archive_generation: Option<i64>,
+    /// The archive with which it did not come up.
+    pub refused_archive_generation: Option<i64>,
     /// Until when the data of one that is deleted is kept.
     pub data_until_ms: Option<i64>,
     /// The release with which it is healthy.
@@ -56,6 +60,8 @@ impl Progress {
             config_generation,
             applied_config_generation,
             refused_config_generation,
+            applied_archive_generation,
+            refused_archive_generation,
             data_until_ms,
             release,
             refused_release,
@@ -73,6 +79,8 @@ impl Progress {
         self.config_generation = config_generation.or(self.config_generation);
         self.applied_config_generation = applied_config_generation.or(self.applied_config_generation);
         self.refused_config_generation = refused_config_generation.or(self.refused_config_generation);
+        self.applied_archive_generation = applied_archive_generation.or(self.applied_archive_generation);
+        self.refused_archive_generation = refused_archive_generation.or(self.refused_archive_generation);
         self.data_until_ms = data_until_ms.or(self.data_until_ms);
         self.release = release.or(self.release.take());
         self.refused_release = refused_release.or(self.refused_release.take());
@@ -93,6 +101,8 @@ impl Progress {
         row.config_generation = self.config_generation.unwrap_or(row.config_generation);
         row.applied_config_generation = self.applied_config_generation.unwrap_or(row.applied_config_generation);
         row.refused_config_generation = self.refused_config_generation.unwrap_or(row.refused_config_generation);
+        row.applied_archive_generation = self.applied_archive_generation.unwrap_or(row.applied_archive_generation);
+        row.refused_archive_generation = self.refused_archive_generation.unwrap_or(row.refused_archive_generation);
         if let (Some(deletion), Some(until)) = (&mut row.deletion, self.data_until_ms) {
             deletion.data_until_ms = until;
         }

@@ -116,6 +116,11 @@ impl Row {
         self.restart_generation > self.applied_restart_generation
     }
 
+    /// Whether an archive's data is to take the place of its own, or that is to be taken back.
+    pub fn archive_pending(&self) -> bool {
+        self.archive_generation > self.applied_archive_generation
+    }
+
     /// As its owner and the operator may know it.
     pub fn instance(&self, origin: String) -> Instance {
         Instance {

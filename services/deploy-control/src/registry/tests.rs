@@ -259,6 +259,8 @@ async fn every_column_comes_back_as_it_was_written() {
             config_generation: Some(3),
             applied_config_generation: Some(3),
             refused_config_generation: Some(4),
+            applied_archive_generation: Some(5),
+            refused_archive_generation: Some(6),
             data_until_ms: None,
             release: Some("sha256:1".into()),
             refused_release: Some("sha256:2".into()),

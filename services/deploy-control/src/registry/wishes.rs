@@ -28,6 +28,8 @@ pub enum Wish {
     Delete(i64),
     /// As it was before it was deleted.
     Undelete,
+    /// The data of this archive, which is in its place already.
+    Restore(i64),
     /// This configuration, whose file is in its place already.
     Configure(i64),
     /// Another plan.
@@ -321,6 +323,18 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             row.deletion = None;
             row.phase = if row.desired == Desired::Running { Phase::Accepted } else { Phase::Stopping };
             EventCode::UndeleteRequested
+        }
+        Wish::Restore(generation) if *generation <= row.archive_generation => return None,
+        Wish::Restore(generation) => {
+            row.archive_generation = *generation;
+            row.desired = Desired::Running;
+            row.ready_run = None;
+            // Whose identity may be in that data nobody knows.
+            row.registered = false;
+            if row.route == Some(RouteState::Running) {
+                row.route = Some(RouteState::Starting);
+            }
+            EventCode::RestoreRequested
         }
         Wish::Configure(generation) if *generation <= row.config_generation => return None,
         Wish::Configure(generation) => {

@@ -20,7 +20,7 @@ use deploy_control::{
 };
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
-use service::{Shutdown, http::RequestIds};
+use service::Shutdown;
 use settings::Env;
 use store::testing::TestStore;
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -141,7 +141,7 @@ pub async fn start_at(config: &Config, engine: Arc<dyn Engine>, clock: Clock) ->
         let address = listener.local_addr().unwrap();
         let service = Service::start(&config, engine, clock, stopping.clone()).await.unwrap();
         to.send(address).unwrap();
-        let router = service::http::layers(service.router.clone(), RequestIds::FromCaller);
+        let router = deploy_control::layers(service.router.clone());
         service::serve(listener, router, stopping).await.unwrap();
         service.ended().await;
     });

@@ -20,7 +20,7 @@ use contracts::{
     InstanceId,
     activity::{self, Activity, ActivityList},
     authz::{BackendRegistered, RegisterBackend, RevokeBackend},
-    instance::{InstanceActivity, InstanceConfig, OwnerTaken, Readiness, Registration, TakeOwner},
+    instance::{InstanceActivity, InstanceConfig, OwnerTaken, Readiness, Registration, SNAPSHOT, TakeOwner},
     routes::{RouteMessage, RouteState},
 };
 use futures_util::future::BoxFuture;
@@ -116,6 +116,7 @@ impl Neighbours {
             .route("/instances/{id}/api/activity", get(own_activity))
             .route(activity::PATH, get(activities))
             .route("/activity/{id}", get(activity_of))
+            .route("/instances/{id}/api/auth/snapshot", post(snapshot))
             .route("/instances/{id}/{*path}", get(pass))
             .route("/instances/{id}/", get(pass))
             .with_state(state.clone());
@@ -226,6 +227,12 @@ fn unreachable() -> Response {
 }
 
 impl Neighbourhood {
+    /// Whether it does not become healthy: with this configuration, or with data that has a file `sick`.
+    fn is_sick(&self, id: InstanceId, generation: i64) -> bool {
+        let sick = self.data_dir.join("instances").join(id.to_string()).join("data/sick");
+        sick.exists() || self.sick.lock().unwrap().contains(&generation)
+    }
+
     /// The generation that the instance's present process read when it began; `None` when there is no process.
     async fn runs_with(&self, id: InstanceId) -> Option<i64> {
         let run = (self.run_of)(id).await?;
@@ -277,12 +284,21 @@ async fn own_activity(State(state): State<Arc<Neighbourhood>>, Path(id): Path<In
     }
 }
 
+async fn snapshot(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
+    if (state.run_of)(id).await.is_none() {
+        return unreachable();
+    }
+    let file = state.data_dir.join("instances").join(id.to_string()).join("data").join(SNAPSHOT);
+    std::fs::write(file, "a snapshot").unwrap();
+    StatusCode::NO_CONTENT.into_response()
+}
+
 async fn readyz(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
     if state.router_away.load(Ordering::SeqCst) {
         return (StatusCode::BAD_GATEWAY, "away").into_response();
     }
     match state.runs_with(id).await {
-        Some(generation) if !state.sick.lock().unwrap().contains(&generation) => {
+        Some(generation) if !state.is_sick(id, generation) => {
             let registered = state.owners.lock().unwrap().contains_key(&id);
             Json(Readiness { registered, config_generation: generation }).into_response()
         }

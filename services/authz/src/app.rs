@@ -23,7 +23,7 @@ use crate::{
     backends,
     config::Config,
     keys::{self, KeyRing},
-    oauth, openapi, operator, own_account,
+    new_instance, oauth, openapi, operator, own_account,
     password::Passwords,
     portal,
     seal::Seal,
@@ -111,6 +111,7 @@ impl App {
             .route("/portal/sessions/end", post(own_account::end))
             .route("/portal/password", post(own_account::change_password))
             .route("/portal/retry-delivery", post(portal::retry_delivery))
+            .route("/portal/new-instance", post(new_instance::make))
             .route("/portal/assertion", post(portal::assertion))
             .route("/portal/issuer", get(oauth::metadata::public))
             .route("/portal/operator", get(operator::state).post(operator::register))

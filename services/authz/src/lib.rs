@@ -15,6 +15,7 @@ mod digest;
 mod email;
 mod goodbyes;
 mod keys;
+mod new_instance;
 mod oauth;
 mod openapi;
 mod operator;

@@ -13,7 +13,7 @@ use utoipa::{
     paths(
         crate::sign_up::register, crate::sign_up::slug, crate::sign_in::login, crate::portal::session,
         crate::portal::logout, crate::portal::retry_delivery, crate::portal::assertion, crate::operator::state, crate::operator::register,
-        crate::backends::register, crate::oauth::metadata::public,
+        crate::backends::register, crate::backends::revoke, crate::new_instance::make, crate::oauth::metadata::public,
         crate::own_account::list, crate::own_account::end, crate::own_account::change_password,
         crate::suspension::account, crate::suspension::suspend, crate::suspension::suspended,
     ),

@@ -105,10 +105,7 @@ impl SignUp {
                     "Send the header Idempotency-Key: 16 to 64 random characters.",
                 )
             })?;
-        let slug = Slug::parse_new(&body.slug).map_err(|error| {
-            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
-            Problem::field("slug", error.code(), error.to_string()).status(status)
-        })?;
+        let slug = slug_of(&body.slug)?;
         let (email, locale) = (email(&body.email)?, locale(&body.locale)?);
         let visitor = Visitor::read(app, &body.browser)?;
         Ok(Self { key_hash: sha256(key), slug, email, locale, visitor, body })
@@ -191,15 +188,7 @@ impl SignUp {
             transaction.rollback().await?;
             return Ok(None);
         }
-        let named = sqlx::query(
-            "INSERT INTO slugs (slug, account_id, reserved_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-        )
-        .bind(self.slug.to_string())
-        .bind(account.id.to_string())
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
-        if named.rows_affected() == 0 {
+        if !reserve(&mut transaction, app, &self.slug, account).await? {
             return Err(slug_taken());
         }
         if !accounts::insert(&mut transaction, account, &self.email).await? {
@@ -232,7 +221,32 @@ pub(crate) fn email_taken() -> Refused {
         .into()
 }
 
-fn slug_taken() -> Refused {
+/// The name in what somebody typed, or 422, or 409 for one that nobody gets.
+pub(crate) fn slug_of(typed: &str) -> Answer<Slug> {
+    Slug::parse_new(typed).map_err(|error| {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        Problem::field("slug", error.code(), error.to_string()).status(status).into()
+    })
+}
+
+/// Reserves a name for good; false when somebody has it, or had it.
+pub(crate) async fn reserve(
+    db: &mut sqlx::AnyConnection,
+    app: &App,
+    slug: &Slug,
+    account: &Account,
+) -> Result<bool, sqlx::Error> {
+    let named =
+        sqlx::query("INSERT INTO slugs (slug, account_id, reserved_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .bind(slug.to_string())
+            .bind(account.id.to_string())
+            .bind(app.clock.now_ms())
+            .execute(db)
+            .await?;
+    Ok(named.rows_affected() > 0)
+}
+
+pub(crate) fn slug_taken() -> Refused {
     Problem::field("slug", "slug_taken", "This name is taken. Take another.").status(StatusCode::CONFLICT).into()
 }
 

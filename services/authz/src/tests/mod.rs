@@ -5,6 +5,7 @@ mod goodbyes;
 mod hand_off;
 mod harness;
 mod keys;
+mod new_instance;
 mod operator;
 mod own_account;
 mod process;

@@ -70,6 +70,38 @@ pub enum Command {
     },
     /// Let the workspaces that went back from the newest release try it again; say who runs which.
     Upgrade,
+    /// Delete a workspace: it goes down at once; its data is kept for a while, in which `undelete` takes it back.
+    Delete {
+        /// The workspace's name.
+        #[arg(value_name = "WORKSPACE")]
+        slug: String,
+        /// Its name once more: nothing is deleted by mistake.
+        #[arg(long, value_name = "WORKSPACE")]
+        confirm: String,
+    },
+    /// Take a deletion back, while the data is kept.
+    Undelete {
+        /// The workspace's name.
+        #[arg(value_name = "WORKSPACE")]
+        slug: String,
+    },
+    /// Write everything of a workspace into one file.
+    Export {
+        /// The workspace's name.
+        #[arg(value_name = "WORKSPACE")]
+        slug: String,
+        /// The file; otherwise beaver-WORKSPACE.tar.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Put the data of such a file in the place of a workspace's: all of it, or nothing.
+    Restore {
+        /// The workspace's name.
+        #[arg(value_name = "WORKSPACE")]
+        slug: String,
+        /// The file.
+        file: PathBuf,
+    },
     /// Print a file for this stack's surroundings, made from the settings.
     Render {
         /// Which one.
@@ -103,9 +135,28 @@ pub enum Command {
     /// Upgrade, from inside the services' network.
     #[command(hide = true)]
     UpgradeFromInside,
+    /// What `delete`, `undelete`, `export` and `restore` do, from inside the services' network.
+    #[command(hide = true)]
+    Data {
+        #[command(subcommand)]
+        what: Inside,
+    },
     /// A workspace, as the process engine starts it.
     #[command(hide = true)]
     Instance,
+}
+
+/// What is done to a workspace or its data.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Inside {
+    /// Delete it.
+    Delete { slug: String, confirm: String },
+    /// Take that back.
+    Undelete { slug: String },
+    /// Its archive, on standard output.
+    Export { slug: String },
+    /// An archive, from standard input.
+    Restore { slug: String },
 }
 
 #[derive(Debug, Clone, Default, Args)]

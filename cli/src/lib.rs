@@ -9,6 +9,7 @@ mod binaries;
 mod checks;
 mod compose;
 mod curl;
+mod data;
 mod down;
 mod engine;
 mod envfile;
@@ -108,6 +109,11 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Init(options) => init::init(&place, &options, ui),
         Command::Image { what } => image::image(&place, &what, ui).await,
         Command::Plan { slug, plan } => plan::change(&place, &slug, &plan, ui).await,
+        Command::Delete { slug, confirm } => data::delete(&place, &slug, &confirm, ui).await,
+        Command::Undelete { slug } => data::undelete(&place, &slug, ui).await,
+        Command::Export { slug, output } => data::export(&place, &slug, output.as_deref(), ui).await,
+        Command::Restore { slug, file } => data::restore(&place, &slug, &file, ui).await,
+        Command::Data { what } => data::from_inside(what).await,
         Command::SetPlan { slug, plan } => plan::from_inside(&slug, &plan).await,
         Command::Upgrade => upgrade::upgrade(&place, ui).await,
         Command::UpgradeFromInside => upgrade::from_inside().await,

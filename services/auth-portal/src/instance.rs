@@ -8,7 +8,7 @@ use axum::{
 };
 use contracts::{
     authz::{Session, SessionToken},
-    deploy::{Instance, OnBehalfOf},
+    deploy::{By, Instance, OnBehalfOf, UndeleteInstance},
 };
 use http::StatusCode;
 use serde::Deserialize;
@@ -103,14 +103,14 @@ pub struct From {
     from: String,
 }
 
-/// `POST /instance/{action}`: stop, start, restart or retry.
+/// `POST /instance/{action}`: stop, start, restart, retry or undelete.
 pub async fn act(
     State(portal): State<Portal>,
     visit: Visit,
     Path(action): Path<String>,
     Form(From { from }): Form<From>,
 ) -> Result<Response, Problem> {
-    if !matches!(action.as_str(), "stop" | "start" | "restart" | "retry") {
+    if !matches!(action.as_str(), "stop" | "start" | "restart" | "retry" | "undelete") {
         return Err(Problem::not_found("not_found"));
     }
     let person = match visit.person(Next::Home) {
@@ -122,9 +122,14 @@ pub async fn act(
         portal.authz().post::<Session>("/portal/retry-delivery", &body).await.map_err(away)?;
         return Ok(see_other("/progress"));
     }
-    let body = OnBehalfOf { account_id: person.session.account_id };
+    let account_id = person.session.account_id;
     let path = format!("/api/instances/{}/{action}", person.instance_id);
-    match portal.deploy().post::<Instance>(&path, &body).await {
+    let deploy = portal.deploy();
+    let taken = match action.as_str() {
+        "undelete" => deploy.post::<Instance>(&path, &UndeleteInstance { by: By::Owner(account_id) }).await,
+        _ => deploy.post::<Instance>(&path, &OnBehalfOf { account_id }).await,
+    };
+    match taken {
         Ok(_) => Ok(see_other(if from == "progress" { "/progress" } else { "/instance" })),
         // It is still to be made, such as after a second press of "try again": its page tells how far that is.
         Err(error) if error.code() == Some("instance_not_found") => Ok(see_other("/progress")),

@@ -9,6 +9,7 @@ mod address;
 mod agent;
 mod assets;
 mod config;
+mod data;
 mod instance;
 mod language;
 mod live;
@@ -27,6 +28,7 @@ mod sse;
 mod state;
 mod texts;
 mod traffic;
+mod upload;
 mod view;
 mod well_known;
 
@@ -88,6 +90,10 @@ pub fn router(portal: Portal) -> Router {
         .route("/progress", get(instance::progress))
         .route("/applying", get(instance::applying))
         .route("/instance", get(instance::page))
+        .route("/instance/data", get(data::show))
+        .route("/instance/export", get(data::export))
+        .route("/instance/delete", post(data::delete))
+        .route("/instance/new", get(data::new_page).post(data::new))
         .route("/instance/{action}", post(instance::act))
         .route("/onboarding", get(onboarding::page).post(onboarding::submit))
         .route("/open/{slug}", get(open::open))
@@ -103,7 +109,11 @@ pub fn router(portal: Portal) -> Router {
         .route("/healthz", get(async || "ok"))
         .layer(middleware::from_fn_with_state(portal.clone(), origin::check))
         .with_state(portal.clone());
-    service::public::layers(pages).layer(middleware::from_fn_with_state(portal, security::dress))
+    let uploads = Router::new()
+        .route("/instance/restore", post(data::restore))
+        .layer(middleware::from_fn_with_state(portal.clone(), origin::check))
+        .with_state(portal.clone());
+    service::public::layers_with_uploads(pages, uploads).layer(middleware::from_fn_with_state(portal, security::dress))
 }
 
 /// Health and metrics, for the operator's network alone.

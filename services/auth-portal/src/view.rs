@@ -283,6 +283,10 @@ struct InstancePart {
     may_stop: bool,
     may_retry: bool,
     needs_provider: bool,
+    /// Until when a deletion can be taken back: for programs, and for readers without JavaScript.
+    deleted: Option<(String, String)>,
+    /// Whether nothing is left of it, and another one can be made.
+    gone: bool,
     rows: Vec<Row>,
 }
 
@@ -328,6 +332,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         None => t.t(&format!("phase_text.{name}")),
     };
     let is = |phases: &[Phase]| instance.is_some_and(|i| phases.contains(&i.phase));
+    let alive = instance.filter(|i| i.deletion.is_none());
     let rows = observed.events.iter().rev().filter(|event| is_told(event.code)).take(SHOWN).map(|event| Row {
         when: clock::rfc3339(event.at_ms),
         shown: utc(event.at_ms),
@@ -338,12 +343,17 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         label: t.t(&format!("phase.{name}")).into(),
         say: say.to_string(),
         mood,
-        open: instance.filter(|_| is(&[Phase::Ready, Phase::Unknown, Phase::Paused, Phase::Asleep])).map(open_url),
+        open: alive.filter(|_| is(&[Phase::Ready, Phase::Unknown, Phase::Paused, Phase::Asleep])).map(open_url),
         failure: failure(&observed.known, t),
         may_start: is(&[Phase::Stopped]) && mood != "busy",
-        may_stop: is(&[Phase::Ready, Phase::Paused, Phase::Asleep, Phase::Starting, Phase::Registering]),
-        may_retry: is(&[Phase::Failed]),
-        needs_provider: instance.is_some_and(needs_provider),
+        may_stop: alive.is_some() && is(&[Phase::Ready, Phase::Paused, Phase::Asleep, Phase::Starting, Phase::Registering]),
+        may_retry: alive.is_some() && is(&[Phase::Failed]),
+        needs_provider: alive.is_some_and(needs_provider),
+        gone: is(&[Phase::Deleted]),
+        deleted: instance
+            .filter(|_| !is(&[Phase::Deleting, Phase::Deleted]))
+            .and_then(|i| i.deletion)
+            .map(|deletion| (clock::rfc3339(deletion.data_until_ms), utc(deletion.data_until_ms))),
         rows: rows.collect(),
         instance: instance.cloned(),
     };

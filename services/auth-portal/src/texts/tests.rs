@@ -132,6 +132,8 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         Phase::Stopped,
         Phase::Failed,
         Phase::Unknown,
+        Phase::PendingDeletion,
+        Phase::Deleting,
         Phase::Deleted,
     ];
     for name in phases.map(crate::view::phase_name) {
@@ -151,6 +153,7 @@ fn every_code_and_state_of_the_contracts_has_its_words() {
         "storage_failed",
         "sockets_blocked",
         "disk_exceeded",
+        "restore_not_accepted",
         "internal",
         "other",
     ] {

@@ -120,6 +120,7 @@ impl Authz {
             .route("/portal/sessions/end", post(end_session))
             .route("/portal/password", post(change_password))
             .route("/portal/retry-delivery", post(retry_delivery))
+            .route("/portal/new-instance", post(async || problem(409, "instance_exists", None)))
             .route("/portal/assertion", post(assertion))
             .route("/portal/issuer", get(async || Json(json!({ "issuer": "public" }))))
             .route("/portal/operator", get(operator).post(register_operator))

@@ -15,8 +15,8 @@ use axum::{
 use contracts::{
     AccountId, InstanceId, PlanName, Slug,
     deploy::{
-        ConfigureProvider, Desired, Event, EventCode, EventList, Instance, InstanceError, InstanceList, InstanceUpdate,
-        OnBehalfOf, Phase, ResolveInstance, WakeInstance,
+        By, ConfigureProvider, DeleteInstance, Deletion, Desired, Event, EventCode, EventList, Instance, InstanceError,
+        InstanceList, InstanceUpdate, OnBehalfOf, Phase, ResolveInstance, UndeleteInstance, WakeInstance,
     },
     provider::ProviderConfig,
 };
@@ -40,6 +40,12 @@ pub struct Inner {
     pub providers: Vec<ProviderConfig>,
     /// Actions asked for.
     pub actions: Vec<String>,
+    /// What was put back, by whom.
+    pub restored: Vec<(String, Vec<u8>)>,
+    /// The next archive is refused so: status, code, detail.
+    pub refuse_archive: Option<(u16, &'static str, &'static str)>,
+    /// The next export breaks off.
+    pub cut_export: bool,
     /// How often events were listed.
     pub event_lists: usize,
     /// How many streams are open.
@@ -131,6 +137,10 @@ impl Deploy {
             .route("/api/instances/configure-provider", post(configure))
             .route("/api/instances/{id}/events", get(events))
             .route("/api/instances/{id}/events/stream", get(follow))
+            .route("/api/instances/{id}/delete", post(delete))
+            .route("/api/instances/{id}/undelete", post(undelete))
+            .route("/api/instances/{id}/export", get(export))
+            .route("/api/instances/{id}/restore", post(restore))
             .route("/api/instances/{id}/{action}", post(act))
             .route_layer(middleware::from_fn_with_state(self.clone(), guard))
             .with_state(self.clone())
@@ -199,6 +209,75 @@ async fn act(
         _ => return problem(404, "not_found", None),
     }
     (StatusCode::ACCEPTED, Json(instance)).into_response()
+}
+
+async fn delete(
+    State(deploy): State<Deploy>,
+    Path(id): Path<InstanceId>,
+    Json(body): Json<DeleteInstance>,
+) -> Response {
+    let Some((instance, _)) = body.by.account().and_then(|account| deploy.of(id, account)) else { return unknown() };
+    if body.slug != instance.slug.as_str() {
+        return problem(422, "slug_mismatch", Some("slug"));
+    }
+    let with = |instance: &mut Instance| {
+        (instance.desired, instance.phase) = (Desired::Deleted, Phase::PendingDeletion);
+        instance.deletion = Some(Deletion { asked_at_ms: NOW, data_until_ms: NOW + 604_800_000 });
+    };
+    deploy.change_where(|instance| instance.id == id, with, &[EventCode::DeleteRequested]);
+    (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
+}
+
+async fn undelete(
+    State(deploy): State<Deploy>,
+    Path(id): Path<InstanceId>,
+    Json(body): Json<UndeleteInstance>,
+) -> Response {
+    if body.by.account().and_then(|account| deploy.of(id, account)).is_none() {
+        return unknown();
+    }
+    let with = |instance: &mut Instance| {
+        (instance.desired, instance.phase, instance.deletion) = (Desired::Running, Phase::Starting, None);
+    };
+    deploy.change_where(|instance| instance.id == id, with, &[EventCode::UndeleteRequested]);
+    (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    by: By,
+}
+
+async fn export(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(asked): Query<Asked>) -> Response {
+    if asked.by.account().and_then(|account| deploy.of(id, account)).is_none() {
+        return unknown();
+    }
+    let cut = std::mem::take(&mut deploy.inner.lock().cut_export);
+    let mut pieces: Vec<Result<&'static str, std::io::Error>> = vec![Ok("an archive, "), Ok("whole")];
+    if cut {
+        pieces[1] = Err(std::io::Error::other("cut"));
+    }
+    axum::body::Body::from_stream(stream::iter(pieces)).into_response()
+}
+
+async fn restore(
+    State(deploy): State<Deploy>,
+    Path(id): Path<InstanceId>,
+    Query(asked): Query<Asked>,
+    request: Request,
+) -> Response {
+    if asked.by.account().and_then(|account| deploy.of(id, account)).is_none() {
+        return unknown();
+    }
+    let Ok(bytes) = axum::body::to_bytes(request.into_body(), 1 << 30).await else {
+        return problem(422, "archive_broken", Some("file"));
+    };
+    if let Some((status, code, detail)) = deploy.inner.lock().refuse_archive.take() {
+        let body = serde_json::json!({ "title": "Refused", "status": status, "code": code, "detail": detail, "field": "file" });
+        return (StatusCode::from_u16(status).unwrap(), Json(body)).into_response();
+    }
+    deploy.inner.lock().restored.push((asked.by.to_string(), bytes.to_vec()));
+    (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
 }
 
 #[derive(Deserialize)]

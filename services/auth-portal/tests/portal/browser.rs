@@ -108,6 +108,14 @@ impl Browser {
         self.read(Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"), body).await
     }
 
+    /// Sends a form with a file in it.
+    pub async fn upload(&mut self, path: &str, content: &str) -> Page {
+        let body = format!(
+            "--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.tar\"\r\n\r\n{content}\r\n--xyz--\r\n"
+        );
+        self.read(Request::post(path).header(header::CONTENT_TYPE, "multipart/form-data; boundary=xyz"), body).await
+    }
+
     /// Fills the sign-up form in, with the key that it holds.
     pub async fn register(&mut self, slug: &str, email: &str, password: &str) -> Page {
         let key = self.get("/register").await.value("key").unwrap();

@@ -2,6 +2,7 @@
 
 mod account;
 mod browser;
+mod data;
 mod everywhere;
 #[path = "../fakes/mod.rs"]
 mod fakes;

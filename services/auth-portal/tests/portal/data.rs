@@ -63,7 +63,9 @@ async fn data_comes_as_a_file_and_goes_back_as_one() {
     assert_eq!(page.headers["content-disposition"], "attachment; filename=\"beaver-alice.tar\"");
     house.deploy.inner.lock().cut_export = true;
     let cut = browser.raw(Request::get("/instance/export"), String::new()).await;
-    assert!(axum::body::to_bytes(cut.into_body(), 1 << 20).await.is_err(), "what breaks off is no end");
+    let began = cut.status() == 200;
+    let ended = axum::body::to_bytes(cut.into_body(), 1 << 20).await.is_ok();
+    assert!(!(began && ended), "what breaks off is no end");
 
     let content = "x".repeat(200_000);
     let page = browser.upload("/instance/restore", &content).await;

@@ -340,7 +340,7 @@ async fn my_workspace_shows_state_address_events_and_what_can_be_done() {
         }
     }
     assert_eq!(house.deploy.inner.lock().actions, ["stop", "start", "restart"]);
-    assert_eq!(browser.post("/instance/delete", &[]).await.status.as_u16(), 404);
+    assert_eq!(browser.post("/instance/remove", &[]).await.status.as_u16(), 404);
 }
 
 #[tokio::test]

@@ -346,7 +346,8 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
         open: alive.filter(|_| is(&[Phase::Ready, Phase::Unknown, Phase::Paused, Phase::Asleep])).map(open_url),
         failure: failure(&observed.known, t),
         may_start: is(&[Phase::Stopped]) && mood != "busy",
-        may_stop: alive.is_some() && is(&[Phase::Ready, Phase::Paused, Phase::Asleep, Phase::Starting, Phase::Registering]),
+        may_stop: alive.is_some()
+            && is(&[Phase::Ready, Phase::Paused, Phase::Asleep, Phase::Starting, Phase::Registering]),
         may_retry: alive.is_some() && is(&[Phase::Failed]),
         needs_provider: alive.is_some_and(needs_provider),
         gone: is(&[Phase::Deleted]),

@@ -226,7 +226,8 @@ impl World {
                     if let Some(container) = &mut self.unit {
                         container.state = UnitState::Exited;
                     }
-                    let context = Context { now_ms: self.now_ms, began_ms: 0, run: None, release: None, wait_ms: &wait_ms };
+                    let context =
+                        Context { now_ms: self.now_ms, began_ms: 0, run: None, release: None, wait_ms: &wait_ms };
                     let error =
                         contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
                     let means = match unwell {

@@ -13,7 +13,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AnyConnection, AssertSqlSafe, ConnectOptions, Connection, Executor};
 
-use crate::{Database, Error};
+use crate::{Database, Error, Kind};
 
 /// How long the first connection may take, PostgreSQL's start-up included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -54,6 +54,19 @@ pub(crate) async fn prepare(database: &Database, connection: &mut AnyConnection)
         }
     }
     Ok(())
+}
+
+/// Whether a connection that is given back may be used again.
+///
+/// SQLite itself ends a transaction that meets a full or failing disk. sqlx's ROLLBACK then finds none, which it takes for a
+/// failure, and counts that transaction as open for good: nobody could ever begin another one there.
+pub(crate) async fn is_at_rest(kind: Kind, connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    if kind == Kind::Sqlite {
+        // What was dropped is undone before this is answered.
+        connection.ping().await?;
+        return Ok(!connection.is_in_transaction());
+    }
+    Ok(true)
 }
 
 /// Makes the file or schema, and brings the tables up to date, on a connection that is closed afterwards: whatever lock an

@@ -88,6 +88,7 @@ impl Store {
                 let database = after.clone();
                 Box::pin(async move { connect::prepare(&database, connection).await })
             })
+            .after_release(move |connection, _| Box::pin(connect::is_at_rest(kind, connection)))
             .connect_lazy_with(connect::options(database)?);
         let writer = (kind == Kind::Sqlite).then(|| Arc::new(Semaphore::new(1)));
         Ok(Self { pool, kind, writer })

@@ -11,6 +11,7 @@ use url::Url;
 use crate::{
     plans::PlansConfig,
     reconcile::{LineConfig, RolloutConfig},
+    strikes::Strikes,
 };
 
 /// Everything deploy-control is told from outside.
@@ -38,6 +39,8 @@ pub struct Config {
     pub delete_after: Duration,
     /// How long after all instances' disk use was measured it is measured again.
     pub measure_disk_every: Duration,
+    /// Where tests strike; no setting sets it.
+    pub strikes: Strikes,
 }
 
 /// The services that are called, and what is shown to them.
@@ -198,6 +201,7 @@ impl Config {
             },
             delete_after: delete_after(env)?,
             measure_disk_every: Duration::from_secs(60),
+            strikes: Strikes::default(),
             data_dir,
         })
     }

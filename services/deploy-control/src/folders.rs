@@ -8,9 +8,12 @@
 //! one user there is.
 
 mod archives;
+mod files;
+mod kinds;
 mod tombstone;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,7 +30,15 @@ use contracts::{
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::InstanceSettings, engine::UnitFolders, registry::Row, turns::Turns};
+use crate::{
+    config::InstanceSettings,
+    engine::UnitFolders,
+    registry::Row,
+    strikes::{self, Strikes},
+    turns::Turns,
+};
+use files::Files;
+use kinds::{Folder, kinds};
 
 /// The user and group of the router and the other services.
 const SERVICES: u32 = 10_001;
@@ -35,6 +46,10 @@ const SERVICES: u32 = 10_001;
 const MAX_CONFIG: u64 = 64 << 10;
 /// The folder in `run/` of a probe; no instance's id is that.
 const PROBE: &str = ".probe";
+/// With less than this free, in bytes, a disk is full: a database's next page or two may not fit.
+const ANY_ROOM: u64 = 128 << 10;
+/// The name of an instance's socket, in its `in`.
+const SOCKET: &str = "http.sock";
 /// The mode of every file in `config`.
 const CONFIG_MODE: u32 = 0o400;
 /// User ids that may be instances': those of people, the system and our services are below. Above them the kernel keeps some.
@@ -74,6 +89,16 @@ pub enum Error {
     Abandoned,
 }
 
+impl Error {
+    /// Whether the disk is what does not work: full, read-only or failing. It passes, and is nobody's fault.
+    pub fn is_of_disk(&self) -> bool {
+        use rustix::io::Errno;
+        let Self::Files(beneath::Error::Io { source, .. }) = self else { return false };
+        let errno = Errno::from_io_error(source);
+        errno.is_some_and(|errno| [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO].contains(&errno))
+    }
+}
+
 /// What there is of an instance's folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -85,6 +110,8 @@ pub struct Seen {
     pub config: Option<i64>,
     /// The time on its tombstone.
     pub tombstone: Option<i64>,
+    /// Whether there is anything under the name of its socket.
+    pub socket: bool,
 }
 
 /// How much an instance's data takes.
@@ -110,8 +137,8 @@ impl DiskUse {
 #[derive(Debug, Clone)]
 pub struct Folders {
     data_dir: PathBuf,
-    run: Root,
-    instances: Root,
+    run: Files,
+    instances: Files,
     /// Whether each instance's folders are given to its own user; else they stay this process's.
     own_users: bool,
     /// By how much an instance's user id is another one on this host; see [`Folders::shift_ids`].
@@ -134,13 +161,20 @@ impl Folders {
         root.create_dir("instances", 0o711, None)?;
         Ok(Self {
             data_dir: data_dir.to_owned(),
-            run: root.dir("run")?,
-            instances: root.dir("instances")?,
+            run: Files::new(root.dir("run")?),
+            instances: Files::new(root.dir("instances")?),
             own_users,
             shift: Arc::default(),
             settings,
             turns: Turns::default(),
         })
+    }
+
+    /// The same, with a seam at which tests strike.
+    #[must_use]
+    pub fn with_strikes(self, strikes: Strikes) -> Self {
+        let instances = self.instances.with_strikes(strikes.clone());
+        Self { run: self.run.with_strikes(strikes), instances, ..self }
     }
 
     /// The instance's user id; `None` when it runs as this process does.
@@ -287,7 +321,7 @@ impl Folders {
     }
 
     /// Makes those of the four folders that are beneath this.
-    fn make(&self, row: &Row, root: &Root) -> Result<(), Error> {
+    fn make(&self, row: &Row, root: &Files) -> Result<(), Error> {
         for folder in self.folders(row).filter(|folder| std::ptr::eq(folder.root, root)) {
             folder.root.create_dir(&folder.path, folder.mode, folder.owner)?;
         }
@@ -326,7 +360,25 @@ impl Folders {
                 }
                 None => None,
             };
-            Ok(Seen { complete, owned, config, tombstone: this.tombstone(id)? })
+            Ok(Seen { complete, owned, config, tombstone: this.tombstone(id)?, socket: this.has_socket(id) })
+        })
+        .await
+    }
+
+    fn has_socket(&self, id: InstanceId) -> bool {
+        self.run.meta(format!("{id}/in/{SOCKET}")).is_ok()
+    }
+
+    /// Those of these instances that miss a folder or, as all of them once had one, their socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ending`].
+    pub async fn bereft(&self, rows: Vec<Row>) -> Result<HashSet<InstanceId>, Error> {
+        let this = self.clone();
+        blocking(move || {
+            let lost = |row: &&Row| !this.has_socket(row.id) || !this.folders(row).all(|folder| folder.exists());
+            Ok(rows.iter().filter(lost).map(|row| row.id).collect())
         })
         .await
     }
@@ -396,7 +448,8 @@ impl Folders {
         .await
     }
 
-    /// Removes staged configurations that nothing can go back to any more: older than the one in force, or refused.
+    /// Removes staged configurations that nothing can go back to any more: older than the one in force, or refused. Also
+    /// what a kill in the middle of writing one has left.
     ///
     /// # Errors
     ///
@@ -405,8 +458,20 @@ impl Folders {
         let (this, row, instance) = (self.clone(), row.clone(), row.id);
         self.exclusive(instance, move || {
             let folder = format!("{}/config", row.id);
-            for entry in this.instances.list(&folder, 1_000)? {
-                let name = entry.name.to_string_lossy().into_owned();
+            let mut names = Vec::new();
+            for folder in [row.id.to_string(), folder.clone()] {
+                match this.instances.list(&folder, 1_000) {
+                    Err(beneath::Error::NotFound { .. }) => {}
+                    entries => names.extend(
+                        entries?.iter().map(|entry| (folder.clone(), entry.name.to_string_lossy().into_owned())),
+                    ),
+                }
+            }
+            for (folder, name) in names {
+                if name.starts_with(".tmp-") {
+                    this.instances.remove_file(format!("{folder}/{name}"))?;
+                    continue;
+                }
                 let staged = name.strip_prefix("config.").and_then(|rest| rest.strip_suffix(".json"));
                 let Some(generation) = staged.and_then(|number| number.parse::<i64>().ok()) else { continue };
                 let refused = generation <= row.refused_config_generation && generation > row.applied_config_generation;
@@ -458,6 +523,13 @@ impl Folders {
             Ok(this.instances.remove_tree(id.to_string())?)
         })
         .await
+    }
+
+    /// Whether nobody can write anything: the disk is full or read-only.
+    pub fn is_disk_out(&self) -> bool {
+        let read_only = |room: rustix::fs::StatVfs| room.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        let found = rustix::fs::statvfs(self.data_dir.join("instances"));
+        found.is_ok_and(read_only) || self.free_bytes().is_some_and(|free| free < ANY_ROOM)
     }
 
     /// How much room there is on the disk; `None` when that cannot be told.
@@ -544,47 +616,6 @@ impl Folders {
     }
 }
 
-/// One of an instance's folders.
-struct Folder<'a> {
-    root: &'a Root,
-    path: String,
-    mode: u32,
-    owner: Option<(u32, u32)>,
-    /// Whether the instance owns it, and so may change its mode.
-    theirs: bool,
-}
-
-impl Folder<'_> {
-    fn exists(&self) -> bool {
-        self.root.dir(&self.path).is_ok()
-    }
-
-    /// Whether it has its owner, and the rights that whoever uses it needs. What an instance does to a folder of its own
-    /// beyond that is its own affair.
-    fn is_as_it_must(&self) -> bool {
-        let Ok(meta) = self.root.meta(&self.path) else { return false };
-        let mode = if self.theirs || self.owner.is_none() { meta.mode & self.mode } else { meta.mode };
-        mode == self.mode && self.owner.is_none_or(|owner| owner == meta.owner)
-    }
-}
-
-/// One of a unit's folders: name, mode, owner, and whether the unit owns it.
-type Kind = (&'static str, u32, Option<(u32, u32)>, bool);
-
-/// The four folders of a unit whose user is this, or this process's.
-fn kinds(uid: Option<u32>) -> [Kind; 4] {
-    // Sockets that are made in a folder with the set-group-id bit get the folder's group: each side may connect to what the
-    // other made, and to nothing else.
-    let socket = if uid.is_some() { 0o2750 } else { 0o700 };
-    let config = if uid.is_some() { 0o500 } else { 0o700 };
-    [
-        ("in", socket, uid.map(|uid| (uid, SERVICES)), true),
-        ("out", socket, uid.map(|uid| (SERVICES, uid)), false),
-        ("data", 0o700, uid.map(|uid| (uid, uid)), true),
-        ("config", config, uid.map(|uid| (uid, uid)), false),
-    ]
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await?
+    tokio::task::spawn_blocking(strikes::carried(work)).await?
 }

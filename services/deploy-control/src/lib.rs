@@ -17,6 +17,7 @@ pub mod plans;
 pub mod reconcile;
 pub mod registry;
 pub mod sleep;
+pub mod strikes;
 pub mod turns;
 
 use std::sync::Arc;
@@ -61,9 +62,11 @@ impl Service {
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("BEAVER_DATA_DIR: cannot make {}", config.data_dir.display()))?;
         let folders = folders::Folders::open(&config.data_dir, own_users, config.instance.clone())
-            .with_context(|| format!("BEAVER_DATA_DIR: cannot use {}", config.data_dir.display()))?;
+            .with_context(|| format!("BEAVER_DATA_DIR: cannot use {}", config.data_dir.display()))?
+            .with_strikes(config.strikes.clone());
         let store = Store::open(&config.database, &registry::MIGRATOR).await?;
         let registry = registry::Registry::open(store, clock, config.engine.uid_base).await?;
+        let registry = registry.with_strikes(config.strikes.clone());
         // An engine that is away says it later, before anything is made.
         if let Ok(shift) = engine.id_shift().await {
             folders.shift_ids(shift);
@@ -72,9 +75,12 @@ impl Service {
         if let Some(uid) = folders.greatest_uid().await.context("BEAVER_DATA_DIR: cannot read instances")? {
             registry.pass_over_uid(uid).await?;
         }
-        folders.end_all_uploads().await.context("BEAVER_DATA_DIR: cannot use instances")?;
+        if let Err(error) = folders.end_all_uploads().await {
+            // They only take room; a disk that takes no writes must not keep everything else from going on.
+            tracing::warn!(error = chain(&error), "what is left of uploads stays");
+        }
         let entropy = Entropy::system();
-        let peers = peers::Peers::new(&config.peers);
+        let peers = peers::Peers::new(&config.peers).with_strikes(config.strikes.clone());
         let (plans, keeper) = plans::Plans::open(config.plans.clone(), engine.runs_images());
         let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
         let env: Vec<_> = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -92,6 +98,7 @@ impl Service {
             plans: plans.clone(),
             workspace_env: env,
             gate: gate.clone(),
+            strikes: config.strikes.clone(),
         };
         let reconciler = Reconciler::start(parts, stop.clone());
         let tasks = TaskTracker::new();

@@ -10,7 +10,7 @@ use http::Method;
 use service::{CallError, ServiceClient};
 use std::time::Duration;
 
-use crate::{config, registry::Row};
+use crate::{config, registry::Row, strikes::Strikes};
 
 /// How long a look at an instance's health may take: it answers from memory.
 const HEALTH_LIMIT: Duration = Duration::from_secs(3);
@@ -23,6 +23,7 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 pub struct Peers {
     authz: ServiceClient,
     router: ServiceClient,
+    strikes: Strikes,
 }
 
 impl Peers {
@@ -31,7 +32,14 @@ impl Peers {
         Self {
             authz: ServiceClient::new("authz", config.authz_url.clone(), config.authz_token.clone()),
             router: ServiceClient::new("router-proxy", config.router_url.clone(), config.router_token.clone()),
+            strikes: Strikes::default(),
         }
+    }
+
+    /// The same, with a seam at which tests strike.
+    #[must_use]
+    pub fn with_strikes(self, strikes: Strikes) -> Self {
+        Self { strikes, ..self }
     }
 
     /// Asks authz for a one-time token and an assertion for an instance. May be repeated; each answer is new.
@@ -46,7 +54,7 @@ impl Peers {
             slug: row.slug.clone(),
             redirect_uri: format!("{origin}/auth/callback"),
         };
-        self.authz.post("/backends/register", &body).await
+        self.strikes.pass("peers.register_backend", row.id, self.authz.post("/backends/register", &body)).await
     }
 
     /// Has an instance's identity taken away. May be repeated.
@@ -55,7 +63,8 @@ impl Peers {
     ///
     /// Each [`CallError`].
     pub async fn revoke_backend(&self, row: &Row) -> Result<(), CallError> {
-        self.authz.post("/backends/revoke", &RevokeBackend { instance_id: row.id, account_id: row.account_id }).await
+        let body = RevokeBackend { instance_id: row.id, account_id: row.account_id };
+        self.strikes.pass("peers.revoke_backend", row.id, self.authz.post("/backends/revoke", &body)).await
     }
 
     /// Has an instance make a snapshot of its database.
@@ -75,7 +84,7 @@ impl Peers {
     /// Each [`CallError`]; a refusal when it does not answer or is not ready.
     pub async fn readiness(&self, id: InstanceId) -> Result<Readiness, CallError> {
         let request = self.router.request(Method::GET, &internal_path(id, "/readyz")).timeout(HEALTH_LIMIT);
-        self.router.json(request).await
+        self.strikes.pass("peers.readiness", id, self.router.json(request)).await
     }
 
     /// How the router sees every instance used.
@@ -113,7 +122,7 @@ impl Peers {
     /// Each [`CallError`].
     pub async fn answers(&self, id: InstanceId, path: &str) -> Result<(), CallError> {
         let request = self.router.request(Method::GET, &internal_path(id, path)).timeout(HEALTH_LIMIT);
-        match self.router.send(request).await {
+        match self.strikes.pass("peers.answers", id, self.router.send(request)).await {
             Ok(_) => Ok(()),
             Err(CallError::Unexpected { status, .. }) if status < 500 => Ok(()),
             // The router's own refusals are about what we ask it for.
@@ -132,6 +141,7 @@ impl Peers {
     ///
     /// Each [`CallError`].
     pub async fn take_owner(&self, id: InstanceId, assertion: String) -> Result<OwnerTaken, CallError> {
-        self.router.post(&internal_path(id, "/api/auth/register"), &TakeOwner { assertion }).await
+        let (path, body) = (internal_path(id, "/api/auth/register"), TakeOwner { assertion });
+        self.strikes.pass("peers.take_owner", id, self.router.post(&path, &body)).await
     }
 }

@@ -26,6 +26,8 @@ pub struct Observed {
     pub config: Option<i64>,
     /// The time on the tombstone in its folder: until when the data of one that is deleted is kept.
     pub tombstone: Option<i64>,
+    /// Whether there is anything under the name of its socket, without which nobody reaches it.
+    pub socket: bool,
 }
 
 /// An instance's unit, as far as it is known.
@@ -307,6 +309,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         && !row.archive_pending()
         && seen.folders
         && seen.owned
+        && seen.socket
         && seen.config == Some(target)
         && seen.tombstone.is_none()
         && current;
@@ -336,6 +339,10 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
 
     // Nothing of it has changed, so it goes on where it was.
     let resumes = state == Some(UnitState::Paused) && known_run && row.has_its_owner() && !must_go_down;
+    if running && known_run && !seen.socket && !must_go_down {
+        // It had one. Whoever took it away, perhaps the instance itself, it is as good as down.
+        return vec![Step::NoteDown, Step::Stop { then_up: true }];
+    }
 
     let mut steps = alive(seen, Vec::new());
     let mut is_up = running;

@@ -57,12 +57,13 @@ async fn one_that_does_not_hold_is_taken_back_and_told() {
         assert_eq!(codes.last(), Some(&EventCode::Ready));
 
         // The refused one is nowhere any more, and a third is a new matter.
-        let mut left: Vec<_> = std::fs::read_dir(world.config_dir(alice.id))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["config.1.json", "config.json"]);
+        support::eventually(async || {
+            let entries = std::fs::read_dir(world.config_dir(alice.id)).unwrap();
+            let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            left.sort();
+            if left == ["config.1.json", "config.json"] { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await;
         service.configure(&alice, "sk-third").await;
         let settled = service.settled(&alice, Phase::Ready).await;
         assert_eq!((settled.applied_config_generation, settled.error), (3, None));

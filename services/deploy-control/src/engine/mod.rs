@@ -10,6 +10,8 @@
 #[cfg(feature = "testing")]
 pub mod conformance;
 pub mod docker;
+#[cfg(feature = "testing")]
+pub mod faulty;
 pub mod process;
 #[cfg(feature = "testing")]
 pub mod simulated;

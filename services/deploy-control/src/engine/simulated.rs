@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,6 +29,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     units: BTreeMap<InstanceId, Unit>,
+    /// Where the socket of each would be: an empty file has its name.
+    sockets: HashMap<InstanceId, PathBuf>,
     starts: u64,
     image: String,
     /// Units of these releases end as soon as they are started.
@@ -203,6 +206,11 @@ fn nobody() -> InstanceId {
     InstanceId::from_uuid(uuid::Uuid::nil())
 }
 
+/// Where a call that is abandoned is left.
+async fn half_way() {
+    tokio::task::yield_now().await;
+}
+
 #[async_trait]
 impl Engine for Simulated {
     async fn capabilities(&self) -> Result<Capabilities, EngineError> {
@@ -231,22 +239,32 @@ impl Engine for Simulated {
 
     async fn ensure(&self, spec: &InstanceSpec) -> Result<(), EngineError> {
         self.enter("ensure", spec.id).await?;
-        let fingerprint = self.digest(spec)?;
-        let mut state = self.state();
-        match state.units.get(&spec.id) {
-            Some(there) if there.fingerprint == fingerprint => Ok(()),
-            Some(_) => Err(EngineError::new(ErrorKind::Conflict, "another unit is there")),
-            None => {
-                let (id, plan) = (spec.id, spec.plan.clone());
-                let release = Some(release_of(&state, spec));
-                state.units.insert(id, Unit { id, state: UnitState::Created, fingerprint, plan, release, run: None });
-                Ok(())
+        let (id, fingerprint) = (spec.id, self.digest(spec)?);
+        {
+            let mut state = self.state();
+            state.sockets.insert(id, spec.folders.inward.join("http.sock"));
+            match state.units.get(&id) {
+                Some(there) if there.fingerprint == fingerprint => return Ok(()),
+                Some(_) => return Err(EngineError::new(ErrorKind::Conflict, "another unit is there")),
+                None => {
+                    let (plan, fingerprint) = (spec.plan.clone(), fingerprint.clone());
+                    let release = Some(release_of(&state, spec));
+                    state
+                        .units
+                        .insert(id, Unit { id, state: UnitState::Broken, fingerprint, plan, release, run: None });
+                }
             }
         }
+        half_way().await;
+        if let Some(unit) = self.state().units.get_mut(&id).filter(|unit| unit.state == UnitState::Broken) {
+            unit.state = UnitState::Created;
+        }
+        Ok(())
     }
 
     async fn start(&self, id: InstanceId) -> Result<(), EngineError> {
         self.enter("start", id).await?;
+        half_way().await;
         {
             let mut state = self.state();
             state.starts += 1;
@@ -261,6 +279,10 @@ impl Engine for Simulated {
             }
             let run = if unit.state == UnitState::Paused { unit.run.clone() } else { Some(run) };
             (unit.state, unit.run) = if ends { (UnitState::Exited, None) } else { (UnitState::Running, run) };
+            if let Some(socket) = state.sockets.get(&id) {
+                // Its folder may be missing: then it is not reached, as a real one would not be.
+                let _ = std::fs::write(socket, "");
+            }
         }
         self.hint(id);
         Ok(())
@@ -285,6 +307,7 @@ impl Engine for Simulated {
 
     async fn stop(&self, id: InstanceId) -> Result<(), EngineError> {
         self.enter("stop", id).await?;
+        half_way().await;
         if let Some(unit) = self.state().units.get_mut(&id)
             && matches!(unit.state, UnitState::Running | UnitState::Paused)
         {
@@ -296,6 +319,10 @@ impl Engine for Simulated {
 
     async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
         self.enter("remove", id).await?;
+        if let Some(unit) = self.state().units.get_mut(&id) {
+            (unit.state, unit.run) = (UnitState::Broken, None);
+        }
+        half_way().await;
         self.state().units.remove(&id);
         Ok(())
     }

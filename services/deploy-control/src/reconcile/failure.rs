@@ -84,6 +84,11 @@ impl Failure {
         matches!(self, Self::Engine(error) if error.kind == ErrorKind::Unavailable)
     }
 
+    /// What is told while nothing can be written.
+    pub(super) fn disk_out() -> InstanceError {
+        InstanceError { code: "storage_failed".into(), detail: "The workspace's files could not be written.".into() }
+    }
+
     /// As its owner may know it: a stable code, and a sentence without anything of the inside.
     pub(super) fn told(&self) -> InstanceError {
         let (code, detail) = match self {
@@ -96,7 +101,7 @@ impl Failure {
                     ("engine_rejected", "The container engine refused to run the workspace.")
                 }
             },
-            Self::Folders(_) => ("storage_failed", "The workspace's files could not be written."),
+            Self::Folders(_) => return Self::disk_out(),
             Self::Away(_) | Self::Unrouted => {
                 ("registration_failed", "A part of the service is away; this is tried again by itself.")
             }

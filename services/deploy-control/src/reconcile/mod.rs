@@ -38,6 +38,7 @@ use crate::{
     peers::Peers,
     plans::{NoPlan, Plans},
     registry::{self, Registry, Row},
+    strikes::Strikes,
 };
 
 pub use line::LineConfig;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub workspace_env: Vec<(String, String)>,
     /// Whether anything may be started.
     pub gate: Gate,
+    /// Where tests strike.
+    pub strikes: Strikes,
 }
 
 /// The reconciler. Cloning is cheap.
@@ -265,9 +268,11 @@ impl Reconciler {
         self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let now_ms = self.0.parts.registry.now_ms();
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
+        let up = rows.iter().filter(|row| row.phase == Phase::Ready).cloned().collect();
+        let bereft = self.0.parts.folders.bereft(up).await.unwrap_or_default();
         for row in &rows {
             let unit = units.remove(&row.id);
-            if !settled(row, now_ms) || self.differs(row, unit.as_ref()).await {
+            if !settled(row, now_ms) || bereft.contains(&row.id) || self.differs(row, unit.as_ref()).await {
                 self.nudge(row.id);
             }
         }

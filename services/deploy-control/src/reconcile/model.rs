@@ -45,6 +45,8 @@ struct World {
     archive: (bool, bool, bool),
     /// Whether it does not come up with the archive's data.
     sick: bool,
+    /// Whether its socket is there.
+    socket: bool,
     runs: u32,
     now_ms: i64,
     /// How often an instance was waited for that ran with an older configuration.
@@ -86,7 +88,8 @@ impl World {
         };
         // As the worker sees it: what reads no configuration has the one that it should have.
         let config = if self.row.plan.is_workspace() { self.config } else { Some(self.row.config_target()) };
-        Observed { unit, folders: self.folders, owned: self.owned, config, tombstone: self.tombstone }
+        let Self { folders, owned, tombstone, socket, .. } = *self;
+        Observed { unit, folders, owned, config, tombstone, socket }
     }
 
     fn plan(&self) -> Vec<Step> {
@@ -148,6 +151,7 @@ impl World {
                 if container.state != UnitState::Paused {
                     self.runs += 1;
                     container.run = self.runs;
+                    self.socket = true;
                     if self.row.plan.is_workspace() {
                         container.config = self.config.expect("it reads its configuration");
                     }
@@ -156,7 +160,7 @@ impl World {
             }
             Step::AwaitHealthy(wanted) => {
                 let container = self.unit.as_ref().filter(|container| container.is_up()).expect("it is up");
-                if self.row.plan.is_workspace() && container.config != *wanted {
+                if (self.row.plan.is_workspace() && container.config != *wanted) || !self.socket {
                     return Err(Unwell::OldConfig);
                 }
                 if self.archive.0 && self.sick {
@@ -300,7 +304,11 @@ impl World {
                 let runs = container.is_some_and(|c| c.state == UnitState::Running && c.current && configured(c));
                 (
                     Goal::Ready,
-                    runs && (foreign || row.registered) && !row.restart_pending() && self.folders && self.owned,
+                    runs && (foreign || row.registered)
+                        && !row.restart_pending()
+                        && self.folders
+                        && self.owned
+                        && self.socket,
                 )
             }
             Desired::Stopped => (Goal::Stopped, !up),
@@ -371,9 +379,9 @@ fn worlds() -> impl Strategy<Value = World> {
     // When it was deleted, for how long its data is kept, and whether its tombstone is there, is another, or is missing.
     let deleted = (option::weighted(0.7, (0_i64..400_000, 1_i64..300_000)), prop::bool::weighted(0.3), any::<bool>());
     let folders = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
-    let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
+    let has = (prop::bool::weighted(0.9), prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let there = (option::weighted(0.8, container), folders, config, has, prop::bool::weighted(0.2));
-    (row, there, deleted).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner), in_use), deleted)| {
+    (row, there, deleted).prop_map(|(row, (mut unit, (folders, owned), config, (has_config, has_owner, socket), in_use), deleted)| {
         let ((desired, sleep), phase, route, counts, (registered, plan), ready_run, (attempts, next_attempt_at_ms)) =
             row;
         let (generation, restart, config_generation, applied, refused) = counts;
@@ -454,6 +462,7 @@ fn worlds() -> impl Strategy<Value = World> {
             identity,
             has_owner,
             config,
+            socket,
             wiped: false,
             archive: (false, false, false),
             sick: false,
@@ -630,6 +639,7 @@ proptest! {
         // What runs and was never found healthy may have been started before the configuration was exchanged.
         // So may whatever runs beside a configuration that the row does not know.
         let unknown = world.unit.as_ref().is_some_and(|c| c.is_up() && world.row.ready_run != Some(c.run.to_string()))
+            || !world.socket
             || world.config > Some(world.row.config_generation);
         let mut counts = std::collections::HashMap::<String, u32>::new();
         for _ in 0..20 {

@@ -199,8 +199,10 @@ impl Inner {
     /// Removes files that are of no use any more. Nothing depends on it.
     pub(super) async fn tidy(&self, row: &Row) {
         let folders = &self.parts.folders;
+        // One that does not have its owner yet needs its token.
+        let spent = if row.registered { folders.remove_registration(row.id).await } else { Ok(()) };
         let archives = folders.tidy_archives(row).await;
-        for outcome in [folders.remove_registration(row.id).await, folders.tidy(row).await, archives] {
+        for outcome in [spent, folders.tidy(row).await, archives] {
             if let Err(error) = outcome {
                 tracing::info!(error = chain(&error), "files that are not needed stay");
             }

@@ -31,6 +31,7 @@ use crate::{
     folders,
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
+    strikes,
 };
 
 /// The longest wait between attempts.
@@ -202,8 +203,14 @@ impl Worker<'_> {
         }
         if steps.is_empty() {
             // Nobody tells when an engine that cannot be asked can be asked again.
-            let lost = seen.unit == Seen::Unknown;
-            return if lost { Next::After(self.away.next(&self.inner.parts.entropy)) } else { Next::Rest };
+            if seen.unit == Seen::Unknown {
+                return Next::After(self.away.next(&self.inner.parts.entropy));
+            }
+            if row.phase != Phase::Deleted {
+                // Whoever wrote that it is settled may have been killed before this.
+                self.inner.tidy(&row).await;
+            }
+            return Next::Rest;
         }
         match steps.as_slice() {
             [Step::WaitUntil(at)] => {
@@ -280,8 +287,8 @@ impl Worker<'_> {
         let looked = async { Ok(parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), looked)?;
         let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
-        let folders::Seen { complete, owned, tombstone, .. } = folders;
-        Ok(Observed { unit, folders: complete, owned, config, tombstone })
+        let folders::Seen { complete, owned, tombstone, socket, .. } = folders;
+        Ok(Observed { unit, folders: complete, owned, config, tombstone, socket })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
@@ -322,7 +329,8 @@ impl Worker<'_> {
             for step in at_once {
                 self.pending.then(outcome::before(&self.pending.applied_to(row.clone()), step));
             }
-            self.write_and_act(row, at_once).await.map_err(|stop| (step.clone(), stop))?;
+            let acting = strikes::within(step_name(step), self.write_and_act(row, at_once));
+            acting.await.map_err(|stop| (step.clone(), stop))?;
             for step in at_once {
                 let after = self.means(|context| outcome::after(&self.pending.applied_to(row.clone()), step, context));
                 self.pending.then(after);
@@ -335,11 +343,12 @@ impl Worker<'_> {
             }
         }
         let last = steps.last().cloned().unwrap_or(Step::Settle(crate::plan::Goal::Ready));
-        self.write(row).await.map_err(|stop| (last, stop))
+        strikes::within(step_name(&last), self.write(row)).await.map_err(|stop| (last, stop))
     }
 
     async fn write_and_act(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), Stop> {
         if steps.iter().all(only_tells) {
+            self.inner.parts.strikes.pass("step", row.id, std::future::ready(())).await;
             return Ok(());
         }
         // What is told with the next step anyway needs no write of its own.
@@ -350,16 +359,18 @@ impl Worker<'_> {
         let acting = async {
             let identity = &mut self.identity;
             match steps {
-                [step @ Step::Register] => timed(step, inner.register(&before, identity)).await.map(|()| None),
+                [step @ Step::Register] => {
+                    inner.timed(before.id, step, inner.register(&before, identity)).await.map(|()| None)
+                }
                 steps => {
                     let others = steps.iter().filter(|step| **step != Step::Identify);
                     let acts = others.map(async |step| {
                         let _permit = if asks_the_host(step) { inner.permits.acquire().await.ok() } else { None };
-                        timed(step, inner.act(&before, step)).await
+                        inner.timed(before.id, step, inner.act(&before, step)).await
                     });
                     let identify = async {
                         match steps.contains(&Step::Identify) {
-                            true => timed(&Step::Identify, inner.identify(&before, identity)).await,
+                            true => inner.timed(before.id, &Step::Identify, inner.identify(&before, identity)).await,
                             false => Ok(()),
                         }
                     };
@@ -470,10 +481,20 @@ impl Worker<'_> {
         let outside = match &failure {
             Failure::Away(_) | Failure::Unrouted | Failure::Blocked(_) => true,
             Failure::Engine(error) => error.kind == ErrorKind::Capacity,
+            Failure::Folders(error) => error.is_of_disk(),
             _ => false,
         };
         if outside {
             return self.wait(row, told).await;
+        }
+        if self.inner.parts.folders.is_disk_out() {
+            // It could not write either: nothing is known of it, or of a configuration that it was to come up with.
+            if failure.is_unhealthy()
+                && let Err(error) = self.inner.parts.engine.stop(row.id).await
+            {
+                tracing::info!(error = chain(&error), "it could not be stopped yet");
+            }
+            return self.wait(row, Failure::disk_out()).await;
         }
         if let Failure::OldConfig { .. } = &failure
             && self.old_runs < OLD_RUNS
@@ -551,17 +572,24 @@ impl Worker<'_> {
     }
 }
 
-/// Takes a step's time.
-async fn timed<T>(step: &Step, acting: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let begun = Instant::now();
-    let outcome = acting.await;
-    let (name, took) = (step_name(step), begun.elapsed());
-    // What the worker does by itself has nothing to take time.
-    if !only_tells(step) && outcome.is_ok() {
-        metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
-        tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
+impl Inner {
+    /// Takes a step, and its time.
+    async fn timed<T>(
+        &self,
+        id: InstanceId,
+        step: &Step,
+        acting: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let begun = Instant::now();
+        let name = step_name(step);
+        let outcome = strikes::within(name, self.parts.strikes.pass("step", id, acting)).await;
+        let took = begun.elapsed();
+        if outcome.is_ok() {
+            metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
+            tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
+        }
+        outcome
     }
-    outcome
 }
 
 /// Whether a step needs nothing of another that is so, which may be next to it in a plan.

@@ -17,6 +17,8 @@ use contracts::{
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 use store::Store;
 
+use crate::strikes::Strikes;
+
 pub use progress::Progress;
 pub use row::Row;
 pub use wishes::{Registered, Wish};
@@ -96,6 +98,7 @@ impl NewEvent {
 pub struct Registry {
     store: Store,
     clock: Clock,
+    strikes: Strikes,
 }
 
 impl Registry {
@@ -111,11 +114,17 @@ impl Registry {
             .bind(i64::from(uid_base))
             .execute(store.pool())
             .await?;
-        let this = Self { store, clock };
+        let this = Self { store, clock, strikes: Strikes::default() };
         let greatest: i64 =
             sqlx::query_scalar("SELECT COALESCE(MAX(uid), 0) FROM instances").fetch_one(this.store.pool()).await?;
         this.pass_over(greatest.max(uid_base.into())).await?;
         Ok(this)
+    }
+
+    /// The same, with a seam at which tests strike.
+    #[must_use]
+    pub fn with_strikes(self, strikes: Strikes) -> Self {
+        Self { strikes, ..self }
     }
 
     /// Gives no user id up to this one to anybody new: somebody's files have it, though no row here says whose.
@@ -246,6 +255,14 @@ impl Registry {
 
 fn owned(row: Row, account: AccountId) -> Result<Row, Error> {
     if row.account_id == account { Ok(row) } else { Err(Error::NotFound) }
+}
+
+impl Registry {
+    /// As [`write`], at this time.
+    async fn write(&self, row: Row, events: &[NewEvent]) -> Result<Option<Row>, Error> {
+        let id = row.id;
+        self.strikes.pass("registry.write", id, write(&self.store, row, events, self.now_ms())).await
+    }
 }
 
 /// Writes the whole row, and the events after its `last_event`, in one transaction; the row as it is then.

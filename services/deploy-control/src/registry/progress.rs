@@ -132,6 +132,6 @@ impl Registry {
         if next == *row && progress.events.is_empty() {
             return Ok(Some(next));
         }
-        super::write(&self.store, next, &progress.events, self.now_ms()).await
+        self.write(next, &progress.events).await
     }
 }

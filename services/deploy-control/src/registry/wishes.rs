@@ -72,7 +72,8 @@ impl Registry {
                 return Err(Error::SlugTaken);
             }
             tries -= 1;
-            match self.insert(wanted, plan).await {
+            let inserting = self.strikes.pass("registry.insert", wanted.instance_id, self.insert(wanted, plan));
+            match inserting.await {
                 Ok(row) => return Ok(Registered { row, new: true }),
                 // Somebody took the id or the slug in between: look again which.
                 Err(Error::Database(error)) if store::is_unique_violation(&error) && tries > 0 => {}
@@ -160,7 +161,7 @@ impl Registry {
             };
             let actor = account.map_or_else(|| "operator".into(), |account| account.to_string());
             let event = NewEvent { code, actor, detail };
-            if let Some(written) = super::write(&self.store, next, &[event], now_ms).await? {
+            if let Some(written) = self.write(next, &[event]).await? {
                 return Ok(written);
             }
             // The reconciler or another wish was quicker: on what is true now.
@@ -210,7 +211,7 @@ impl Registry {
                 return Ok(None);
             }
             let next = Row { disk_full: is_full, ..row };
-            if let Some(written) = super::write(&self.store, next, std::slice::from_ref(&event), self.now_ms()).await? {
+            if let Some(written) = self.write(next, std::slice::from_ref(&event)).await? {
                 return Ok(Some(written));
             }
         }
@@ -240,7 +241,7 @@ impl Registry {
                 ready_at_ms: None,
                 ..row
             };
-            if let Some(written) = super::write(&self.store, next, &[event], self.now_ms()).await? {
+            if let Some(written) = self.write(next, &[event]).await? {
                 return Ok(Some(written));
             }
         }

@@ -62,20 +62,30 @@ pub async fn sqlite_world() -> World {
     world(store::testing::sqlite(&MIGRATOR).await).await
 }
 
+/// A world whose folders are here, and whose database, on SQLite, is elsewhere.
+pub async fn world_in(data_dir: PathBuf) -> World {
+    make_world(store::testing::sqlite(&MIGRATOR).await, tempfile::tempdir().unwrap(), data_dir).await
+}
+
 async fn world(store: TestStore) -> World {
     let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().to_owned();
+    make_world(store, folder, data_dir).await
+}
+
+async fn make_world(store: TestStore, folder: tempfile::TempDir, data_dir: PathBuf) -> World {
     let engine = Simulated::default();
     let units = engine.clone();
     let run_of: Runs = Arc::new(move |id| {
         let unit = units.units().into_iter().find(|unit| unit.id == id);
         Box::pin(async move { unit?.run })
     });
-    let neighbours = Neighbours::start(run_of, folder.path().to_owned()).await;
+    let neighbours = Neighbours::start(run_of, data_dir.clone()).await;
     let env = Env::from_pairs([
         ("BEAVER_DEPLOY_TOKEN", TOKEN),
         ("BEAVER_AUTHZ_INTERNAL_TOKEN", TOKEN),
         ("BEAVER_ROUTER_INTERNAL_TOKEN", TOKEN),
-        ("BEAVER_DATA_DIR", folder.path().to_str().unwrap()),
+        ("BEAVER_DATA_DIR", data_dir.to_str().unwrap()),
         ("BEAVER_AUTHZ_URL", &neighbours.authz_url),
         ("BEAVER_ROUTER_INTERNAL_URL", &neighbours.router_url),
         // The simulated engine takes its place; folders then belong to whoever runs the test.
@@ -179,6 +189,13 @@ impl Running {
             }
         };
         self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
+    }
+
+    /// Ends it where it is, as a kill does; whatever a thread of it was just doing is over then, as it is with a process.
+    pub async fn kill_and_wait(mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(20)));
+        ended.await.unwrap();
     }
 
     /// Ends it where it is, as a kill does.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    os::unix::fs::FileTypeExt,
     path::{Path as FilePath, PathBuf},
     sync::{
         Arc, Mutex,
@@ -137,6 +138,11 @@ impl Neighbours {
 
     pub fn make_sick(&self, generation: i64) {
         self.state.sick.lock().unwrap().insert(generation);
+    }
+
+    /// Lets every configuration be one under which an instance becomes healthy.
+    pub fn make_well(&self) {
+        self.state.sick.lock().unwrap().clear();
     }
 
     /// Lets the next new run be one that began before the configuration was exchanged: it says that it runs with this one.
@@ -316,7 +322,7 @@ async fn pass(State(state): State<Arc<Neighbourhood>>, uri: Uri) -> Response {
     }
     state.asked.lock().unwrap().push(format!("/{path}"));
     let socket = state.data_dir.join("run").join(id.to_string()).join("in/http.sock");
-    if !socket.exists() {
+    if !std::fs::metadata(&socket).is_ok_and(|found| found.file_type().is_socket()) {
         return "all is well".into_response();
     }
     let Ok(said) = ask(&socket, &format!("/{path}")).await else { return unreachable() };

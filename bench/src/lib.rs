@@ -1,5 +1,6 @@
 //! Side-by-side measurements of Beaver: each round measures both sides, so that a noisy machine is noisy for both.
 
+pub mod chaos;
 pub mod egress;
 pub mod isolation;
 pub mod spawn;

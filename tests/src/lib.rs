@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod canary;
+pub mod chaos;
 pub mod engine;
 pub mod house;
 pub mod own_engine;

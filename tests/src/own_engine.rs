@@ -181,6 +181,34 @@ impl OwnEngine {
         Ok(())
     }
 
+    /// SIGTERM to dockerd, and its end.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut dockerd = self.dockerd.take().context("dockerd does not run")?;
+        let pid = dockerd.id().context("dockerd has ended")?.to_string();
+        succeed(Command::new("kill").args(["-TERM", &pid])).await?;
+        tokio::time::timeout(Duration::from_secs(60), dockerd.wait()).await.context("dockerd does not end")??;
+        Ok(())
+    }
+
+    /// Whether dockerd was started and has not been stopped or killed since.
+    pub fn is_up(&self) -> bool {
+        self.dockerd.is_some()
+    }
+
+    /// Makes an address that only the engine's network has answer on the host's loopback; where.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn reach(&mut self, there: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let here = listener.local_addr()?;
+        self.relay_to(listener, there)?;
+        Ok(here)
+    }
+
     /// Its address, as `DOCKER_HOST` has it.
     pub fn host(&self) -> String {
         format!("unix://{}", self.dir.path().join("docker.sock").display())
@@ -199,8 +227,12 @@ impl OwnEngine {
     /// # Errors
     /// When the port is taken here.
     pub async fn relay(&mut self, port: u16) -> anyhow::Result<()> {
-        // A socket stays in the network it was made in; those that the thread makes are in the engine's.
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        self.relay_to(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    fn relay_to(&mut self, listener: std::net::TcpListener, there: SocketAddr) -> anyhow::Result<()> {
+        // A socket stays in the network it was made in; those that the thread makes are in the engine's.
         listener.set_nonblocking(true)?;
         let space = fs::File::open(namespace(&self.name))?;
         let (stop, stopped) = oneshot::channel();
@@ -208,9 +240,9 @@ impl OwnEngine {
             let relayed = move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
                 .map_err(std::io::Error::from)
                 .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
-                .and_then(|runtime| runtime.block_on(relay(listener, port, stopped)));
+                .and_then(|runtime| runtime.block_on(relay(listener, there, stopped)));
             if let Err(error) = relayed {
-                eprintln!("the relay of port {port} ended: {error}");
+                eprintln!("the relay to {there} ended: {error}");
             }
         });
         self.relays.push(stop);
@@ -218,9 +250,12 @@ impl OwnEngine {
     }
 }
 
-async fn relay(listener: std::net::TcpListener, port: u16, mut stopped: oneshot::Receiver<()>) -> std::io::Result<()> {
+async fn relay(
+    listener: std::net::TcpListener,
+    there: SocketAddr,
+    mut stopped: oneshot::Receiver<()>,
+) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let there = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     loop {
         let (mut near, _) = tokio::select! {
             accepted = listener.accept() => accepted?,

@@ -10,7 +10,7 @@ use anyhow::Context;
 use crate::{
     browser::Browser,
     provider::{CHAT, GOOD_KEY},
-    stack::Stack,
+    stack::Places,
     wait,
     web::{Page, Web},
 };
@@ -73,26 +73,31 @@ pub mod by_form {
     ///
     /// # Errors
     /// When nobody answers.
-    pub async fn sign_up(web: &mut Web, stack: &Stack, person: &Person) -> anyhow::Result<Page> {
+    pub async fn sign_up(web: &mut Web, stack: &Places, person: &Person) -> anyhow::Result<Page> {
         let form = format!("{}/register", stack.portal());
         let key = web.open(&form).await?.expect(200)?.hidden("key").context("the form has no key")?;
         let Person { slug, email, password, .. } = person;
         web.submit(&form, &[("slug", slug), ("email", email), ("password", password), ("key", &key)]).await
     }
 
+    /// Whether the progress page goes on.
+    ///
+    /// # Errors
+    /// When it is neither that nor a page that waits.
+    pub async fn is_ready(web: &mut Web, stack: &Places) -> anyhow::Result<bool> {
+        let page = web.open(&format!("{}/progress", stack.portal())).await?;
+        anyhow::ensure!(page.status == 200 || page.status == 503, "{} {}", page.status, page.text);
+        Ok(page.status == 200 && page.url.path() != "/progress")
+    }
+
     /// Waits on the progress page until it goes on.
     ///
     /// # Errors
     /// When the workspace does not come up.
-    pub async fn ready(web: &mut Web, stack: &Stack) -> anyhow::Result<()> {
-        let progress = format!("{}/progress", stack.portal());
+    pub async fn ready(web: &mut Web, stack: &Places) -> anyhow::Result<()> {
         wait::until("the workspace is ready", BRING_UP, || {
-            let (mut web, progress) = (web.clone(), progress.clone());
-            async move {
-                let page = web.open(&progress).await?;
-                anyhow::ensure!(page.status == 200 || page.status == 503, "{} {}", page.status, page.text);
-                Ok::<_, anyhow::Error>((page.status == 200 && page.url.path() != "/progress").then_some(()))
-            }
+            let mut web = web.clone();
+            async move { is_ready(&mut web, stack).await.map(|ready| ready.then_some(())) }
         })
         .await
     }
@@ -101,7 +106,7 @@ pub mod by_form {
     ///
     /// # Errors
     /// When a step of it fails.
-    pub async fn settle(stack: &Stack, person: &Person, base_url: &str) -> anyhow::Result<Web> {
+    pub async fn settle(stack: &Places, person: &Person, base_url: &str) -> anyhow::Result<Web> {
         let mut web = Web::new("en")?;
         sign_up(&mut web, stack, person).await?.expect(200)?;
         ready(&mut web, stack).await?;
@@ -113,7 +118,7 @@ pub mod by_form {
     ///
     /// # Errors
     /// When it is refused or does not come into force.
-    pub async fn provide(web: &mut Web, stack: &Stack, provider: Provider<'_>) -> anyhow::Result<()> {
+    pub async fn provide(web: &mut Web, stack: &Places, provider: Provider<'_>) -> anyhow::Result<()> {
         let Provider { base_url, model, key } = provider;
         let fields = [
             ("kind", "openai-compatible"),
@@ -139,7 +144,7 @@ pub mod by_form {
     ///
     /// # Errors
     /// When the way does not lead there.
-    pub async fn enter(web: &mut Web, stack: &Stack, slug: &str) -> anyhow::Result<Page> {
+    pub async fn enter(web: &mut Web, stack: &Places, slug: &str) -> anyhow::Result<Page> {
         let origin = stack.origin(slug);
         let page = web.open(&format!("{origin}/auth/start?rd=%2F")).await?.expect(200)?;
         anyhow::ensure!(page.url.origin().ascii_serialization() == origin, "the way ends at {}", page.url);
@@ -150,7 +155,7 @@ pub mod by_form {
     ///
     /// # Errors
     /// When nobody answers.
-    pub async fn sign_in(web: &mut Web, stack: &Stack, login: &str, password: &str) -> anyhow::Result<Page> {
+    pub async fn sign_in(web: &mut Web, stack: &Places, login: &str, password: &str) -> anyhow::Result<Page> {
         web.submit(&format!("{}/login", stack.portal()), &[("login", login), ("password", password)]).await
     }
 }
@@ -163,7 +168,7 @@ pub mod by_hand {
     ///
     /// # Errors
     /// When the form is not as it must be.
-    pub async fn fill_sign_up(browser: &Browser, stack: &Stack, person: &Person) -> anyhow::Result<()> {
+    pub async fn fill_sign_up(browser: &Browser, stack: &Places, person: &Person) -> anyhow::Result<()> {
         browser.open(&format!("{}/register", stack.portal())).await?;
         browser.fill("#slug", &person.slug).await?;
         browser.fill("#email", &person.email).await?;
@@ -175,7 +180,7 @@ pub mod by_hand {
     ///
     /// # Errors
     /// When the workspace does not come up.
-    pub async fn sign_up(browser: &Browser, stack: &Stack, person: &Person) -> anyhow::Result<()> {
+    pub async fn sign_up(browser: &Browser, stack: &Places, person: &Person) -> anyhow::Result<()> {
         fill_sign_up(browser, stack, person).await?;
         browser.arrives("the progress page", |url| url.ends_with("/progress") || url.ends_with("/onboarding")).await?;
         browser.arrives("the choice of a provider", |url| url.ends_with("/onboarding")).await?;
@@ -220,7 +225,7 @@ pub mod by_hand {
     ///
     /// # Errors
     /// When the way does not lead there.
-    pub async fn enter(browser: &Browser, stack: &Stack, slug: &str) -> anyhow::Result<()> {
+    pub async fn enter(browser: &Browser, stack: &Places, slug: &str) -> anyhow::Result<()> {
         let origin = stack.origin(slug);
         browser.click("#open").await?;
         browser.arrives("the workspace", |url| url.strip_prefix(&origin).is_some_and(|path| path == "/")).await?;
@@ -231,7 +236,7 @@ pub mod by_hand {
     ///
     /// # Errors
     /// When there is no way to.
-    pub async fn sign_out(browser: &Browser, stack: &Stack) -> anyhow::Result<()> {
+    pub async fn sign_out(browser: &Browser, stack: &Places) -> anyhow::Result<()> {
         browser.open(&format!("{}/instance", stack.portal())).await?;
         browser.click("details.menu summary").await?;
         browser.click("form[action='/logout'] button").await?;

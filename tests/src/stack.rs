@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -37,20 +38,97 @@ impl Engine {
     }
 }
 
+/// Where people and operators find a stack.
+#[derive(Debug, Clone)]
+pub struct Places {
+    portal: String,
+    router_port: u16,
+    env_file: PathBuf,
+    shell: Vec<(String, String)>,
+}
+
+impl Places {
+    /// The portal's origin.
+    pub fn portal(&self) -> &str {
+        &self.portal
+    }
+
+    /// A workspace's origin.
+    pub fn origin(&self, slug: &str) -> String {
+        format!("http://{slug}.localhost:{}", self.router_port)
+    }
+
+    /// Runs `beaver` on this stack.
+    ///
+    /// # Errors
+    /// When it cannot be run; how it ended is in the output.
+    pub async fn beaver(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.output().await.context("running beaver")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.arg("--env-file").arg(&self.env_file).args(arguments).current_dir(paths::root());
+        // A shell's own settings outdo the file's: none of those may come from whoever runs the tests.
+        for (name, _) in std::env::vars().filter(|(name, _)| is_setting(name)) {
+            command.env_remove(name);
+        }
+        command.envs(self.shell.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
+        command
+    }
+}
+
+/// A file system of a stack's own, in memory; unmounted when it is dropped.
+struct Volume(PathBuf);
+
+impl Volume {
+    fn mount(at: &Path, megabytes: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(at)?;
+        // As with a disk: services run as others than root.
+        let options = format!("size={megabytes}m,mode=0755");
+        run_now("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", &at.display().to_string()])?;
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // A process that was not quick enough may still have something of it open.
+        if run_now("umount", &[&self.0.display().to_string()]).is_err() {
+            let _ = run_now("umount", &["--lazy", &self.0.display().to_string()]);
+        }
+    }
+}
+
+fn run_now(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = std::process::Command::new(program).args(arguments).output().context(program.to_owned())?;
+    said(program, &output)
+}
+
 /// A running stack. Dropping it is `down --purge --yes`, whatever happened before.
 pub struct Stack {
     engine: Engine,
     prefix: String,
-    dir: TempDir,
-    portal: String,
-    router_port: u16,
-    shell: Vec<(String, String)>,
+    places: Places,
     docker: Option<Docker>,
     child: Option<Child>,
+    // These go in this order: the engine with everything that it runs, then what that had mounted.
     own: Option<OwnEngine>,
+    volume: Option<Volume>,
+    dir: TempDir,
     /// When it was begun, in Unix seconds: the engine's events since then are its own.
     pub since: i64,
     gone: bool,
+}
+
+impl Deref for Stack {
+    type Target = Places;
+
+    fn deref(&self) -> &Places {
+        &self.places
+    }
 }
 
 impl Stack {
@@ -73,7 +151,7 @@ impl Stack {
             Engine::Docker => Some(engine::connect().await?),
             Engine::Process => None,
         };
-        Self::begin(name, settings, &[], docker, None).await
+        Self::begin(name, settings, &[], docker, None, None).await
     }
 
     /// As [`Stack::up`] with [`Engine::Docker`], with files that are in the data folder before: place and text.
@@ -81,7 +159,7 @@ impl Stack {
     /// # Errors
     /// When `up` fails: what it said.
     pub async fn up_with(name: &str, settings: &[(&str, &str)], files: &[(&str, &str)]) -> anyhow::Result<Self> {
-        Self::begin(name, settings, files, Some(engine::connect().await?), None).await
+        Self::begin(name, settings, files, Some(engine::connect().await?), None, None).await
     }
 
     /// As [`Stack::up`] with [`Engine::Docker`], on an engine that goes with the stack.
@@ -90,7 +168,32 @@ impl Stack {
     /// When `up` fails: what it said.
     pub async fn up_on(name: &str, own: OwnEngine, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let docker = own.connect().await?;
-        Self::begin(name, settings, &[], Some(docker), Some(own)).await
+        Self::begin(name, settings, &[], Some(docker), Some(own), None).await
+    }
+
+    /// As [`Stack::up_on`], with files that are in the data folder before, which is a file system of the stack's own; see
+    /// [`Stack::shrink_volume`].
+    ///
+    /// # Errors
+    /// When `up` fails: what it said.
+    pub async fn up_on_volume(
+        name: &str,
+        own: OwnEngine,
+        settings: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let docker = own.connect().await?;
+        // `up` wants some room.
+        Self::begin(name, settings, files, Some(docker), Some(own), Some(4096)).await
+    }
+
+    /// Leaves the file system of the data folder only so many megabytes.
+    ///
+    /// # Errors
+    /// When there is more in it.
+    pub fn shrink_volume(&self, megabytes: u64) -> anyhow::Result<()> {
+        let volume = self.volume.as_ref().context("it has no file system of its own")?;
+        run_now("mount", &["-o", &format!("remount,size={megabytes}m"), &volume.0.display().to_string()])
     }
 
     async fn begin(
@@ -99,6 +202,7 @@ impl Stack {
         files: &[(&str, &str)],
         docker: Option<Docker>,
         own: Option<OwnEngine>,
+        volume_mb: Option<u64>,
     ) -> anyhow::Result<Self> {
         let prefix = Self::prefix_for(name);
         if let Some(docker) = &docker {
@@ -106,21 +210,27 @@ impl Stack {
         }
         let [portal_port, router_port] = free_ports()?;
         let dir = tempfile::Builder::new().prefix("beaver-test-").tempdir()?;
+        let places = Places {
+            portal: format!("http://localhost:{portal_port}"),
+            router_port,
+            env_file: dir.path().join("env"),
+            shell: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        let volume = volume_mb.map(|megabytes| Volume::mount(&dir.path().join("data"), megabytes)).transpose()?;
         let mut stack = Self {
             engine: if docker.is_some() { Engine::Docker } else { Engine::Process },
             prefix,
-            portal: format!("http://localhost:{portal_port}"),
-            router_port,
-            shell: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            places,
             docker,
             child: None,
             own,
+            volume,
             since: clock::Clock::system().now_s() - 1,
             dir,
             gone: false,
         };
         if let Some(own) = &stack.own {
-            stack.shell.push(("DOCKER_HOST".into(), own.host()));
+            stack.places.shell.push(("DOCKER_HOST".into(), own.host()));
         }
         for (place, text) in files {
             let file = stack.data_dir().join(place);
@@ -138,7 +248,7 @@ impl Stack {
     /// When it fails: what it said.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let (portal, router) =
-            (self.portal.rsplit(':').next().unwrap_or_default().to_owned(), self.router_port.to_string());
+            (self.places.portal.rsplit(':').next().unwrap_or_default().to_owned(), self.places.router_port.to_string());
         let data = self.data_dir().display().to_string();
         let arguments = [
             "up",
@@ -159,7 +269,7 @@ impl Stack {
                 said("up", &output)?;
                 if let Some(own) = &mut self.own {
                     // Only now: `up` wants the ports to be free.
-                    for port in [portal.parse()?, self.router_port] {
+                    for port in [portal.parse()?, self.places.router_port] {
                         own.relay(port).await?;
                     }
                 }
@@ -175,32 +285,16 @@ impl Stack {
             // Exit code 4 while something is not.
             let status = self.beaver(&["status"]).await?;
             anyhow::ensure!(status.status.success(), "status: {}", String::from_utf8_lossy(&status.stdout));
-            let page = Web::new("en")?.open(&format!("{}/login", self.portal)).await?;
+            let page = Web::new("en")?.open(&format!("{}/login", self.portal())).await?;
             anyhow::Ok((page.status == 200).then_some(()))
         })
         .await
         .with_context(|| format!("its last lines:\n{}", last_lines(&self.process_log(), 40)))
     }
 
-    /// Runs `beaver` on this stack.
-    ///
-    /// # Errors
-    /// When it cannot be run; how it ended is in the output.
-    pub async fn beaver(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command.output().await.context("running beaver")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command.arg("--env-file").arg(self.dir.path().join("env")).args(arguments).current_dir(paths::root());
-        // A shell's own settings outdo the file's: none of those may come from whoever runs the tests.
-        for (name, _) in std::env::vars().filter(|(name, _)| is_setting(name)) {
-            command.env_remove(name);
-        }
-        command.envs(self.shell.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
-        command
+    /// Where it is found, for those who look while it is being changed.
+    pub fn places(&self) -> Places {
+        self.places.clone()
     }
 
     /// What runs the instances.
@@ -231,16 +325,6 @@ impl Stack {
     /// The container of a service, by the end of its name: `router-proxy`, `authz-service`, `deploy-control`, `auth-portal`.
     pub fn container(&self, service: &str) -> String {
         format!("{}-{service}", self.prefix)
-    }
-
-    /// The portal's origin.
-    pub fn portal(&self) -> &str {
-        &self.portal
-    }
-
-    /// A workspace's origin.
-    pub fn origin(&self, slug: &str) -> String {
-        format!("http://{slug}.localhost:{}", self.router_port)
     }
 
     /// Where everything that lasts is.
@@ -360,7 +444,7 @@ impl Drop for Stack {
             }
         }
         let mut down = std::process::Command::new(program());
-        down.envs(self.shell.iter().map(|(k, v)| (k, v)));
+        down.envs(self.places.shell.iter().map(|(k, v)| (k, v)));
         down.arg("--env-file").arg(self.dir.path().join("env")).args(["down", "--purge", "--yes"]);
         let down = down.current_dir(paths::root()).stdin(Stdio::null()).output();
         if !down.as_ref().is_ok_and(|o| o.status.success()) {

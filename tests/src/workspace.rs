@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    stack::Stack,
+    stack::Places,
     web::{Page, Web},
 };
 
@@ -27,7 +27,7 @@ pub struct Message {
 ///
 /// # Errors
 /// When `web` is not signed in to it.
-pub async fn everything(web: &mut Web, stack: &Stack, slug: &str) -> anyhow::Result<Vec<(String, Vec<Message>)>> {
+pub async fn everything(web: &mut Web, stack: &Places, slug: &str) -> anyhow::Result<Vec<(String, Vec<Message>)>> {
     let origin = stack.origin(slug);
     let chats: Value = serde_json::from_str(&web.peek(&format!("{origin}/api/chats")).await?.expect(200)?.text)?;
     let mut all = Vec::new();
@@ -44,7 +44,7 @@ pub async fn everything(web: &mut Web, stack: &Stack, slug: &str) -> anyhow::Res
 ///
 /// # Errors
 /// When it is refused.
-pub async fn say(web: &mut Web, stack: &Stack, slug: &str, message: &str) -> anyhow::Result<(String, Page)> {
+pub async fn say(web: &mut Web, stack: &Places, slug: &str, message: &str) -> anyhow::Result<(String, Page)> {
     let origin = stack.origin(slug);
     let chat = call(web, Method::POST, &format!("{origin}/api/chats"), &Value::Null).await?.expect(201)?;
     let chat: Value = serde_json::from_str(&chat.text)?;
@@ -58,7 +58,7 @@ pub async fn say(web: &mut Web, stack: &Stack, slug: &str, message: &str) -> any
 ///
 /// # Errors
 /// When `web` is not signed in to the workspace.
-pub async fn make_key(web: &mut Web, stack: &Stack, slug: &str, name: &str) -> anyhow::Result<String> {
+pub async fn make_key(web: &mut Web, stack: &Places, slug: &str, name: &str) -> anyhow::Result<String> {
     let page = web.submit(&format!("{}/settings/keys", stack.origin(slug)), &[("name", name)]).await?.expect(201)?;
     let tag = page.text.split('<').find(|tag| tag.contains("id=\"new-key\"")).context("no new key is shown")?;
     let key = tag.split_once("value=\"").and_then(|(_, rest)| rest.split_once('"')).context("no value")?.0;

@@ -5,3 +5,4 @@ pub mod egress;
 pub mod isolation;
 pub mod spawn;
 pub mod stats;
+pub mod wake;

@@ -11,7 +11,9 @@ use bollard::{
 use clock::{Clock, Entropy};
 use contracts::{
     AccountId, InstanceId, PlanName, Slug,
-    deploy::{Instance, InstanceList, OnBehalfOf, Phase, RegisterInstance, ResolveInstance},
+    deploy::{
+        EVENT_PAGE, Event, EventList, Instance, InstanceList, OnBehalfOf, Phase, RegisterInstance, ResolveInstance,
+    },
     egress::{EgressUsage, usage_path},
     instance::internal_path,
 };
@@ -204,6 +206,16 @@ impl House {
         let list: InstanceList = answer.error_for_status()?.json().await?;
         ensure!(list.next.is_none(), "there are more");
         Ok(list.instances)
+    }
+
+    /// What happened to an instance, the newest last.
+    ///
+    /// # Errors
+    /// When deploy-control does not tell.
+    pub async fn events(&self, one: &Instance) -> anyhow::Result<Vec<Event>> {
+        let path = format!("/api/instances/{}/events?account_id={}&last={EVENT_PAGE}", one.id, one.account_id);
+        let answer = self.call(&self.deploy, Method::GET, &path, None::<&()>).await?;
+        Ok(answer.error_for_status()?.json::<EventList>().await?.events)
     }
 
     /// What an instance used of its way out; `None` when the router knows of none.

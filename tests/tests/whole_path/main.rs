@@ -17,6 +17,7 @@ mod programs;
 mod progress;
 mod sdk;
 mod shifted_ids;
+mod sleep;
 mod strangers;
 mod tools;
 

@@ -200,10 +200,12 @@ async fn the_description_names_every_internal_endpoint() {
         paths,
         [
             "/backends/register",
+            "/backends/revoke",
             "/portal/assertion",
             "/portal/issuer",
             "/portal/login",
             "/portal/logout",
+            "/portal/new-instance",
             "/portal/operator",
             "/portal/operator/account",
             "/portal/operator/suspend",

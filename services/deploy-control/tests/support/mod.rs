@@ -209,7 +209,9 @@ impl Running {
 
     pub async fn post<R: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> (StatusCode, R) {
         let response = self.request("POST", path).json(body).send().await.unwrap();
-        (StatusCode::from_u16(response.status().as_u16()).unwrap(), response.json().await.unwrap())
+        let status = StatusCode::from_u16(response.status().as_u16()).unwrap();
+        let text = response.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {status}, {error}: {text}")))
     }
 
     pub async fn get<R: DeserializeOwned>(&self, path: &str) -> (StatusCode, R) {

@@ -11,7 +11,7 @@ use std::{
 use clock::Backoff;
 use contracts::{
     InstanceId,
-    deploy::{EventCode, Phase, Sleep},
+    deploy::{Desired, EventCode, Phase, Sleep},
 };
 use futures_util::{FutureExt, future::join_all};
 use tokio::{sync::Notify, time::Instant};
@@ -178,7 +178,14 @@ impl Worker<'_> {
         }
         let seen = match self.observe(&row).await {
             Ok(seen) => seen,
-            Err(failure) => return self.failed(row, None, failure).await,
+            Err(failure) => {
+                // What cannot be looked at now is not looked at again at once.
+                let wait = row.next_attempt_at_ms.saturating_sub(self.inner.parts.registry.now_ms());
+                return match u64::try_from(wait) {
+                    Ok(wait @ 1..) => Next::After(Duration::from_millis(wait)),
+                    _ => self.failed(row, None, failure).await,
+                };
+            }
         };
         let up = matches!(&seen.unit, Seen::Unit { unit, .. } if unit.is_up());
         if seen.unit != Seen::Unknown {
@@ -298,6 +305,8 @@ impl Worker<'_> {
             // What it would be made from is missing: no reason to take down what there is, unless it is something else.
             let kept = unit.plan == row.plan;
             let current = match self.inner.spec(row) {
+                // What is not to run is made from whatever it is made from.
+                _ if row.desired != Desired::Running => kept,
                 Err(_) => kept,
                 Ok(spec) => match engine.fingerprint(&spec).await {
                     Ok(fingerprint) => fingerprint == unit.fingerprint,

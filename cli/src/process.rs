@@ -180,9 +180,9 @@ async fn announce(stack: &Stack, env: &Env, ui: &Ui) -> anyhow::Result<()> {
 /// The settings of all services: the stack's, with every listener on this host and every address following from it.
 fn environment(stack: &Stack) -> anyhow::Result<Env> {
     let [(_, portal), (_, router)] = checks::published(stack)?;
-    let (portal, router) = (concrete(portal)?, concrete(router)?);
-    let local = || concrete(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let (authz, deploy, internal, portal_internal) = (local()?, local()?, local()?, local()?);
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let [portal, router, authz, deploy, internal, portal_internal] =
+        concrete([portal, router, local, local, local, local])?;
     let mut env = stack.env.clone();
     for (key, value) in [
         ("PORTAL_LISTEN", portal.to_string()),
@@ -211,12 +211,16 @@ fn environment(stack: &Stack) -> anyhow::Result<Env> {
     Ok(env.with("BEAVER_LOG_FORMAT", format.unwrap_or_else(|| "text".into())))
 }
 
-/// The address itself, or with a free port in place of 0.
-fn concrete(address: SocketAddr) -> anyhow::Result<SocketAddr> {
-    if address.port() != 0 {
-        return Ok(address);
+/// The addresses themselves, or with a free port in place of 0, each another one.
+fn concrete<const N: usize>(mut addresses: [SocketAddr; N]) -> anyhow::Result<[SocketAddr; N]> {
+    // Let go only together: what is free again may be the next one's.
+    let mut held = Vec::new();
+    for address in addresses.iter_mut().filter(|address| address.port() == 0) {
+        let listener = TcpListener::bind(*address).context("no free port")?;
+        *address = listener.local_addr()?;
+        held.push(listener);
     }
-    Ok(TcpListener::bind(address).context("no free port")?.local_addr()?)
+    Ok(addresses)
 }
 
 fn make_directories(stack: &Stack) -> anyhow::Result<()> {
@@ -345,6 +349,16 @@ mod tests {
         flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
         let (locked, ()) = tokio::join!(lock(&path, LOOKS), async { drop(looking) });
         assert!(running(&locked.unwrap()).is_none(), "a process that was killed is taken for this one");
+    }
+
+    #[test]
+    fn no_port_is_chosen_twice() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let chosen = concrete([any; 400]).unwrap();
+        let different: std::collections::BTreeSet<_> = chosen.iter().map(SocketAddr::port).collect();
+        assert_eq!(different.len(), chosen.len());
+        assert!(!different.contains(&0));
+        assert_eq!(concrete([chosen[0]]).unwrap(), [chosen[0]], "one that is asked for stays");
     }
 
     #[tokio::test]

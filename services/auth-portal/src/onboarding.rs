@@ -96,14 +96,15 @@ fn choices(chosen: ProviderKind, texts: Texts) -> Vec<Choice> {
 /// `GET /onboarding`.
 pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
     let person = match visit.person(Next::Onboarding) {
-        // There is nothing to give a provider to, and what to do about that stands there.
-        Ok(person) if person.session.instance_error.is_some() => return Ok(see_other("/progress")),
         Ok(person) => person,
         Err(way) => return Ok(*way),
     };
-    // What is not known takes one: the form says what is wrong when it is sent.
-    if Known::now(&portal, &person).await.instance().is_some_and(|instance| !instance.takes_provider) {
-        return Ok(see_other("/instance"));
+    match Known::now(&portal, &person).await {
+        // There is nothing to give a provider to, and what to do about that stands there.
+        Known::Refused(_) => return Ok(see_other("/progress")),
+        Known::Here(instance) if !instance.takes_provider => return Ok(see_other("/instance")),
+        // What is not known takes one: the form says what is wrong when it is sent.
+        _ => {}
     }
     let kind = ProviderKind::Openai;
     let l = visit.layout();

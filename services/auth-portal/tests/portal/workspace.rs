@@ -196,6 +196,18 @@ async fn an_open_page_hears_of_a_refusal_that_comes_later() {
 }
 
 #[tokio::test]
+async fn what_was_refused_and_is_there_all_the_same_gets_its_provider() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    browser.register("alice", "alice@example.com", PASSWORD).await;
+    house.deploy.ready();
+    let token = browser.session().unwrap().to_owned();
+    house.authz.inner.lock().sessions.get_mut(&token).unwrap().instance_error = Some("slug_taken".into());
+    assert_eq!(browser.get("/progress").await.location.as_deref(), Some("/onboarding"));
+    assert!(browser.get("/onboarding").await.body.contains("id=\"base_url\""), "not back where it came from");
+}
+
+#[tokio::test]
 async fn progress_is_told_from_the_first_second_to_the_end() {
     let house = House::new().await;
     house.authz.inner.lock().hold = true;

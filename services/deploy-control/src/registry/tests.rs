@@ -87,6 +87,21 @@ async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
 }
 
 #[tokio::test]
+async fn the_same_call_at_once_finds_what_another_of_it_made() {
+    for Fixture { registry, store, .. } in each().await {
+        for n in 0..20 {
+            let same = (0..8).map(|_| {
+                let registry = registry.clone();
+                async move { registry.register(&wanted(n, &format!("user-{n}")), &plan()).await }
+            });
+            let all = futures_util::future::join_all(same).await;
+            let new = all.into_iter().map(|made| made.unwrap().new).filter(|new| *new).count();
+            assert_eq!(new, 1, "{}", store.name());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_user_id_stays_and_is_given_once_whatever_the_setting() {
     for Fixture { registry, store, .. } in each().await {
         let uid =

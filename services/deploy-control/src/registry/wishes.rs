@@ -64,12 +64,15 @@ impl Registry {
                 Err(Error::NotFound) => {}
                 Err(error) => return Err(error),
             }
-            let taken = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM instances WHERE slug = $1")
+            let holder = sqlx::query_scalar::<_, String>("SELECT id FROM instances WHERE slug = $1")
                 .bind(wanted.slug.as_str())
-                .fetch_one(self.store.pool())
+                .fetch_optional(self.store.pool())
                 .await?;
-            if taken > 0 {
-                return Err(Error::SlugTaken);
+            match holder {
+                // The same call, made twice at once: the other one took it in since the look above.
+                Some(holder) if holder == wanted.instance_id.to_string() => continue,
+                Some(_) => return Err(Error::SlugTaken),
+                None => {}
             }
             tries -= 1;
             let inserting = self.strikes.pass("registry.insert", wanted.instance_id, self.insert(wanted, plan));

@@ -6,7 +6,7 @@ use contracts::{
     deploy::{Instance, InstanceList},
     egress::EgressUsageList,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use service::ServiceClient;
 use settings::Env;
 
@@ -43,6 +43,33 @@ impl Way {
                 .map_err(|_| anyhow::anyhow!("no compose tool: beaver doctor")),
         }
     }
+}
+
+/// Asks the services directly with `direct`, or has a container on their network run `beaver` with these arguments, which
+/// answers the same as a line of JSON.
+///
+/// # Errors
+/// When they cannot be asked, or say something else.
+pub async fn either<T: DeserializeOwned>(
+    stack: &Stack,
+    direct: impl AsyncFnOnce(Env) -> anyhow::Result<T>,
+    arguments: &[&str],
+) -> anyhow::Result<T> {
+    match Way::to(stack).await? {
+        Way::Direct(env) => direct(env).await,
+        Way::Compose(compose) => {
+            let all = [&["run", "--rm", "--no-deps", "-T", "ask"], arguments].concat();
+            answer(&compose.run(stack, &all).await?).context("the services gave no answer")
+        }
+    }
+}
+
+/// The answer among what a container said: the last line that is JSON.
+///
+/// # Errors
+/// When there is none.
+pub fn answer<T: DeserializeOwned>(output: &str) -> serde_json::Result<T> {
+    serde_json::from_str(output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default())
 }
 
 /// The instance with this slug or id.
@@ -124,6 +151,5 @@ pub async fn ask() -> anyhow::Result<Exit> {
 /// When the container cannot be run or says something else.
 pub async fn through_compose(stack: &Stack, compose: &Compose) -> anyhow::Result<Answers> {
     let output = compose.run(stack, &["run", "--rm", "--no-deps", "-T", "ask"]).await?;
-    let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-    Ok(serde_json::from_str(line)?)
+    Ok(answer(&output)?)
 }

@@ -135,9 +135,8 @@ pub async fn restore(place: &Place, slug: &str, file: &Path, ui: &Ui) -> anyhow:
             let _ = tokio::io::copy(&mut from, &mut stdin).await;
             drop(stdin);
             let ended = asking.wait_with_output().await?;
-            let text = String::from_utf8_lossy(&ended.stdout).into_owned();
-            let line = text.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-            serde_json::from_str(line).map_err(|_| anyhow::anyhow!("{}", why(&ended.stderr)))?
+            ask::answer(&String::from_utf8_lossy(&ended.stdout))
+                .map_err(|_| anyhow::anyhow!("{}", why(&ended.stderr)))?
         }
     };
     match said {
@@ -176,15 +175,7 @@ pub async fn from_inside(wish: Inside) -> anyhow::Result<Exit> {
 
 async fn wished(place: &Place, wish: Inside, arguments: &[&str]) -> anyhow::Result<Said> {
     let stack = Stack::load(Project::find(place)?, &stack::shell())?;
-    match ask::Way::to(&stack).await? {
-        ask::Way::Direct(env) => tell(&env, &wish).await,
-        ask::Way::Compose(compose) => {
-            let all = [&["run", "--rm", "--no-deps", "-T", "ask", "data"], arguments].concat();
-            let output = compose.run(&stack, &all).await?;
-            let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-            serde_json::from_str(line).context("the services gave no answer")
-        }
-    }
+    ask::either(&stack, async |env| tell(&env, &wish).await, &[&["data"], arguments].concat()).await
 }
 
 fn refused(ui: &Ui, why: &str) -> Exit {

@@ -1,6 +1,5 @@
 //! `beaver plan`: gives a workspace another plan.
 
-use anyhow::Context;
 use contracts::deploy::{ChangePlan, Instance};
 use serde::{Deserialize, Serialize};
 use service::{CallError, ServiceClient};
@@ -31,15 +30,7 @@ enum Said {
 /// When the services cannot be asked.
 pub async fn change(place: &Place, slug: &str, plan: &str, ui: &Ui) -> anyhow::Result<Exit> {
     let stack = Stack::load(Project::find(place)?, &stack::shell())?;
-    let said = match ask::Way::to(&stack).await? {
-        ask::Way::Direct(env) => tell(&env, slug, plan).await?,
-        ask::Way::Compose(compose) => {
-            let arguments = ["run", "--rm", "--no-deps", "-T", "ask", "set-plan", slug, plan];
-            let output = compose.run(&stack, &arguments).await?;
-            let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-            serde_json::from_str(line).context("the services gave no answer")?
-        }
-    };
+    let said = ask::either(&stack, async |env| tell(&env, slug, plan).await, &["set-plan", slug, plan]).await?;
     match said {
         Said::Taken(instance) => {
             let plan = &instance.plan;

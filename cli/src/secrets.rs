@@ -8,7 +8,7 @@ use beneath::Root;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    Usage,
+    Usage, ask,
     compose::Compose,
     envfile,
     stack::{self, Project, SERVICE_ID, Stack},
@@ -110,8 +110,7 @@ pub async fn hand_over(stack: &Stack, compose: &Compose) -> anyhow::Result<Chang
     let input = serde_json::to_vec(&values)?;
     let arguments = ["run", "--rm", "--no-deps", "-T", "prepare", "prepare", "--secrets", "stdin"];
     let output = compose.run_with_input(stack, &arguments, &input).await?;
-    let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-    serde_json::from_str(line).context("prepare does not say when secrets changed")
+    ask::answer(&output).context("prepare does not say when secrets changed")
 }
 
 /// Writes each service's secrets, and removes what is not or no longer one of them. What is as it should be stays

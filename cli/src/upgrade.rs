@@ -1,6 +1,5 @@
 //! `beaver upgrade`: another try for the workspaces that went back from the newest release, and how far it has come.
 
-use anyhow::Context;
 use contracts::deploy::{ReleaseList, Upgrade};
 use serde::{Deserialize, Serialize};
 use service::ServiceClient;
@@ -28,14 +27,7 @@ struct Said {
 /// When the services cannot be asked.
 pub async fn upgrade(place: &Place, ui: &Ui) -> anyhow::Result<Exit> {
     let stack = Stack::load(Project::find(place)?, &stack::shell())?;
-    let said = match ask::Way::to(&stack).await? {
-        ask::Way::Direct(env) => tell(&env).await?,
-        ask::Way::Compose(compose) => {
-            let output = compose.run(&stack, &["run", "--rm", "--no-deps", "-T", "ask", "upgrade-from-inside"]).await?;
-            let line = output.lines().rfind(|line| line.starts_with('{')).unwrap_or_default();
-            serde_json::from_str(line).context("the services gave no answer")?
-        }
-    };
+    let said = ask::either(&stack, async |env| tell(&env).await, &["upgrade-from-inside"]).await?;
     let again = said.upgrade.again;
     if again == 0 {
         ui.line(text!(

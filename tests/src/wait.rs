@@ -1,6 +1,6 @@
 //! Waiting for conditions, never for time.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -11,12 +11,11 @@ const EVERY: Duration = Duration::from_millis(25);
 ///
 /// # Errors
 /// When `within` is over: names `what` and says what the last look found.
-pub async fn until<T, F, Fut, E>(what: impl Display, within: Duration, mut probe: F) -> anyhow::Result<T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<Option<T>, E>>,
-    E: Display,
-{
+pub async fn until<T, E: Display>(
+    what: impl Display,
+    within: Duration,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>, E>,
+) -> anyhow::Result<T> {
     let begun = Instant::now();
     let mut last = String::from("not yet");
     loop {

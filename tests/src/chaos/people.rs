@@ -176,16 +176,14 @@ impl Somebody {
         places: &Places,
         is_so: impl AsyncFn(&mut Web, &Places) -> anyhow::Result<bool>,
     ) {
-        let begun = tokio::time::Instant::now();
-        while begun.elapsed() < WAITS {
+        let seen = wait::until(what, WAITS, async || {
             let mut web = self.web.clone();
-            if let Ok(Ok(true)) = tokio::time::timeout(WAITS, is_so(&mut web, places)).await {
-                self.web = web;
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            anyhow::Ok(is_so(&mut web, places).await?.then_some(web))
+        });
+        match seen.await {
+            Ok(web) => self.web = web,
+            Err(why) => crate::say(format!("    {}: {why:#}", self.person.slug)),
         }
-        crate::say(format!("    {}: not {what} yet", self.person.slug));
     }
 
     async fn configure(&mut self, places: &Places, base_url: &str) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use contracts::{
 use serde::de::DeserializeOwned;
 
 use super::{Ground, people::Somebody, violation};
-use crate::{engine::STACK_LABEL, provider::FakeProvider, stack::Places};
+use crate::{engine::STACK_LABEL, provider::FakeProvider, stack::Places, wait};
 
 /// How long one look may take, over everybody.
 const LOOK: Duration = Duration::from_secs(120);
@@ -49,19 +49,19 @@ pub(super) async fn in_the_end(
     people: &mut [Somebody],
     within: Duration,
 ) -> anyhow::Result<Vec<String>> {
-    let begun = tokio::time::Instant::now();
-    loop {
-        let looked = tokio::time::timeout(LOOK, look(ground, people)).await;
-        let violated = match looked {
+    let mut violated = Vec::new();
+    let held = wait::until("every invariant", within, async || {
+        violated = match tokio::time::timeout(LOOK, look(ground, people)).await {
             Ok(Ok(violated)) => violated,
             Ok(Err(error)) => vec![violation("answers", format!("{error:#}"))],
             Err(_) => vec![violation("answers", "a look did not come to its end")],
         };
-        if violated.is_empty() || begun.elapsed() >= within {
-            return Ok(violated);
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+        anyhow::Ok(violated.is_empty().then_some(()))
+    });
+    Ok(match held.await {
+        Ok(()) => Vec::new(),
+        Err(_) => violated,
+    })
 }
 
 /// Has everybody wish for a workspace that is up, and waits until that is so with everything in it.
@@ -75,12 +75,11 @@ pub(super) async fn everybody_up(
 ) -> anyhow::Result<Vec<String>> {
     let places = ground.stack.places();
     for somebody in people.iter_mut() {
-        let begun = tokio::time::Instant::now();
-        while let Err(error) = somebody.wants_everything(&places).await {
-            if begun.elapsed() >= within {
-                return Ok(vec![violation("answers", format!("{}: {error:#}", somebody.person.slug))]);
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+        let asked = wait::until(somebody.person.slug.clone(), within, async || {
+            somebody.wants_everything(&places).await.map(Some)
+        });
+        if let Err(error) = asked.await {
+            return Ok(vec![violation("answers", format!("{error:#}"))]);
         }
     }
     in_the_end(ground, people, within).await

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, ensure};
 use beaver_tests::{
+    chaos::faults::kill_process,
     engine,
     people::{Person, Provider, by_form},
     provider::{CHAT, reply_to},
@@ -16,7 +17,6 @@ use beaver_tests::{
 };
 use bollard::{Docker, query_parameters::ListContainersOptionsBuilder};
 use futures_util::future::try_join_all;
-use tokio::process::Command;
 
 use crate::{World, journey};
 
@@ -157,19 +157,6 @@ pub async fn no_doubles(docker: &Docker, prefix: &str, accounts: usize) -> anyho
     ids.dedup();
     ensure!(all.len() == accounts && ids.len() == accounts, "{accounts} accounts have {all:?}");
     Ok(())
-}
-
-/// SIGKILL to a container's process, behind the engine's back: `docker kill` would count as somebody's wish.
-pub async fn kill_process(docker: &Docker, container: &str) -> anyhow::Result<()> {
-    let state = docker.inspect_container(container, None).await?.state.context("no state")?;
-    let pid = state.pid.filter(|pid| *pid > 0).context("it does not run")?;
-    let status = Command::new("kill").args(["-KILL", &pid.to_string()]).status().await?;
-    ensure!(status.success(), "kill ended with {status}");
-    wait::until("the engine starts it again", Duration::from_secs(60), || async {
-        let now = docker.inspect_container(container, None).await?.state.context("no state")?;
-        anyhow::Ok((now.running == Some(true) && now.pid != Some(pid)).then_some(()))
-    })
-    .await
 }
 
 /// SIGKILL to everything at once, where everything is one process; then `beaver up` again.

@@ -10,13 +10,14 @@ use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time::Instant,
 };
 
 use super::{Endpoint, Engine, ErrorKind, InstanceSpec, Unit, UnitState};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often what is waited for is looked at.
+const EVERY: Duration = Duration::from_millis(5);
 
 /// Runs the suite; `a` and `b` are two instances of this stack whose folders are made.
 ///
@@ -189,14 +190,27 @@ async fn until(engine: &dyn Engine, id: InstanceId, what: &str, is_so: impl Fn(&
 ///
 /// With what was seen last, when it is not there in half a minute.
 pub async fn eventually<T>(look: impl AsyncFn() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match look().await {
-            Ok(seen) => return seen,
-            Err(seen) => assert!(Instant::now() < deadline, "{seen}"),
+    within(PATIENCE, look).await.unwrap_or_else(|seen| panic!("{seen}"))
+}
+
+/// Waits until something is so, but not longer than this.
+///
+/// # Errors
+///
+/// What was seen last, when it is not so by then.
+pub async fn within<T>(patience: Duration, look: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
+    let mut last = "the first look did not end".to_owned();
+    let looking = async {
+        loop {
+            match look().await {
+                Ok(seen) => return seen,
+                Err(seen) => last = seen,
+            }
+            tokio::time::sleep(EVERY).await;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    };
+    let in_time = tokio::time::timeout(patience, looking).await;
+    in_time.map_err(|_| last)
 }
 
 /// What the instance says, once it is up.

@@ -4,6 +4,7 @@
 //! do; it is woken by a wish, by a hint of the engine, by the time it set itself, and by a look at everything every half
 //! minute. Whatever interrupts it, the next look starts from what is true then.
 
+mod failing;
 mod failure;
 mod line;
 mod outcome;

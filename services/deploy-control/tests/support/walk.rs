@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
@@ -22,7 +23,7 @@ use contracts::{
 };
 use deploy_control::{
     config::Config,
-    engine::{Engine, Unit, UnitState, faulty::Faulty},
+    engine::{Engine, Unit, UnitState, conformance::within, faulty::Faulty},
     strikes::testing::{Place, Strikers, When},
 };
 use futures_util::future::{BoxFuture, join_all};
@@ -33,9 +34,9 @@ use crate::support::{self, Person, Running, neighbours::Neighbours, reader::Read
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked whether anything is done still, at most, and how often nothing must be found.
-const LOOKS_AT_REST: u32 = 300;
-const QUIET_LOOKS: u32 = 8;
+/// How long it is looked whether anything is done still, and how often nothing must be found.
+const LONGEST_REST: Duration = Duration::from_secs(3);
+const QUIET_LOOKS: u32 = 16;
 /// How many people there are on a ground at most.
 const PEOPLE: usize = 6;
 /// What everybody has in their data.
@@ -82,16 +83,16 @@ impl Ground {
                 .iter()
                 .all(|step| recorded.iter().any(|(place, _)| place.step == *step))
         };
-        let (mut known, mut quiet) = (0, 0);
-        for _ in 0..LOOKS_AT_REST {
+        // How much was recorded, and since how many looks it is no more than that.
+        let seen = Cell::new((0, 0));
+        let _ = within(LONGEST_REST, async || {
             let recorded = self.strikers.recorded().len();
-            quiet = if recorded == known { quiet + 1 } else { 0 };
-            known = recorded;
-            if quiet >= QUIET_LOOKS && !due && took_all() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            let (known, looks) = seen.get();
+            let quiet = if recorded == known { looks + 1 } else { 0 };
+            seen.set((recorded, quiet));
+            if quiet >= QUIET_LOOKS && !due && took_all() { Ok(()) } else { Err("it goes on".to_owned()) }
+        })
+        .await;
     }
 
     fn engine(&self) -> Arc<dyn Engine> {
@@ -433,15 +434,7 @@ async fn reach(service: &Running, person: &Person, is_so: impl Fn(&Instance) -> 
 
 /// Tries until it holds; else what was wrong last.
 async fn in_the_end(holds: impl AsyncFn() -> Result<(), String>) -> Result<(), String> {
-    let mut last = "nobody answers".to_owned();
-    let trying = async {
-        while let Err(why) = holds().await {
-            last = why;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(PATIENCE, trying).await;
-    in_time.map_err(|_| last)
+    within(PATIENCE, holds).await
 }
 
 /// A strike to be made: at a place with so many waits, when, and how often.
@@ -474,8 +467,10 @@ async fn walk(
             if !answered && let Some(answer) = change.ask(&service, person).await {
                 if let Err(why) = answer {
                     // Then it must have been struck, and that is told in a moment.
-                    tokio::time::sleep(PATIENCE).await;
-                    return Err(why);
+                    return match tokio::time::timeout(PATIENCE, ground.strikers.struck(struck)).await {
+                        Ok(()) => std::future::pending().await,
+                        Err(_) => Err(why),
+                    };
                 }
                 answered = true;
             }

@@ -6,11 +6,11 @@
 use std::os::unix::net::UnixStream;
 
 use anyhow::ensure;
-use beaver_tests::{streams::Stream, wait};
+use beaver_tests::{chaos::faults::kill_process, streams::Stream, wait};
 use bollard::{Docker, query_parameters::RestartContainerOptionsBuilder};
 
 use super::{PATIENCE, Town};
-use crate::{faults, operating};
+use crate::operating;
 
 /// How long the engine gives it, in seconds: as much as `compose.yaml` says.
 const GRACE_S: i32 = 20;
@@ -24,7 +24,7 @@ impl Town<'_> {
     pub(super) async fn router_killed(&self, docker: &Docker) -> anyhow::Result<()> {
         let streams = self.open_all().await?;
         self.go_on(&streams, 3).await?;
-        faults::kill_process(docker, &self.router()).await?;
+        kill_process(docker, &self.router()).await?;
         let whole = self.ended(&streams).await?;
         ensure!(whole == 0, "{whole} streams look as if they had come to their end");
         self.all_again().await

@@ -1,0 +1,143 @@
+//! Instances' configurations: staged beside the current one, and then made current.
+
+use contracts::{
+    InstanceId,
+    instance::{InstanceConfig, Registration},
+    provider::ProviderConfig,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{CONFIG_MODE, Error, Folders, MAX_CONFIG};
+use crate::registry::Row;
+
+impl Folders {
+    /// Puts a configuration beside the current one, as `config.<generation>.json`, down to the disk. The key in it is in no
+    /// other place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn stage(&self, row: &Row, generation: i64, provider: ProviderConfig) -> Result<(), Error> {
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            this.make_instance(&row)?;
+            let config = this.config(&row, generation, Some(provider));
+            this.write(&row, &format!("config.{generation}.json"), &serde_json::to_vec(&config)?)
+        })
+        .await
+    }
+
+    /// Makes the staged configuration of this generation the current one. The one without a provider, 0, is made here.
+    /// Older ones, to which there is no way back, are removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`], [`Error::Files`].
+    pub async fn make_current(&self, row: &Row, generation: i64) -> Result<(), Error> {
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            let config = match generation {
+                0 => this.config(&row, 0, None),
+                _ => {
+                    let staged = this.read(row.id, &format!("config.{generation}.json"))?;
+                    let provider = staged.ok_or(Error::Lost(generation))?.provider;
+                    // The operator's settings may have changed since it was staged.
+                    this.config(&row, generation, provider)
+                }
+            };
+            this.write(&row, "config.json", &serde_json::to_vec(&config)?)
+        })
+        .await
+    }
+
+    /// Removes staged configurations that nothing can go back to any more: older than the one in force, or refused. Also
+    /// what a kill in the middle of writing one has left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn tidy(&self, row: &Row) -> Result<(), Error> {
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            let folder = format!("{}/config", row.id);
+            let mut names = Vec::new();
+            for folder in [row.id.to_string(), folder.clone()] {
+                match this.instances.list(&folder, 1_000) {
+                    Err(beneath::Error::NotFound { .. }) => {}
+                    entries => names.extend(
+                        entries?.iter().map(|entry| (folder.clone(), entry.name.to_string_lossy().into_owned())),
+                    ),
+                }
+            }
+            for (folder, name) in names {
+                if name.starts_with(".tmp-") {
+                    this.instances.remove_file(format!("{folder}/{name}"))?;
+                    continue;
+                }
+                let staged = name.strip_prefix("config.").and_then(|rest| rest.strip_suffix(".json"));
+                let Some(generation) = staged.and_then(|number| number.parse::<i64>().ok()) else { continue };
+                let refused = generation <= row.refused_config_generation && generation > row.applied_config_generation;
+                if generation < row.applied_config_generation || refused {
+                    this.instances.remove_file(format!("{folder}/{name}"))?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives the instance its one-time token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn write_registration(&self, row: &Row, token: SecretString, expires_at_ms: i64) -> Result<(), Error> {
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            let initial_access_token = token.expose_secret().to_owned();
+            let registration = Registration { initial_access_token, expires_at_ms };
+            this.write(&row, "registration.json", &serde_json::to_vec(&registration)?)
+        })
+        .await
+    }
+
+    /// Takes the one-time token away once it has been spent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn remove_registration(&self, id: InstanceId) -> Result<(), Error> {
+        let this = self.clone();
+        self.exclusive(id, move || Ok(this.instances.remove_file(format!("{id}/config/registration.json"))?)).await
+    }
+
+    /// Whether the current configuration is the instance's to read, and nobody else's.
+    pub(super) fn can_read_config(&self, row: &Row) -> Result<bool, Error> {
+        let Some(uid) = self.owner(row) else { return Ok(true) };
+        let meta = self.instances.meta(format!("{}/config/config.json", row.id))?;
+        Ok(meta.owner == (uid, uid) && meta.mode == CONFIG_MODE)
+    }
+
+    /// A configuration's text; `None` when it is not there or is not one.
+    pub(super) fn read(&self, id: InstanceId, name: &str) -> Result<Option<InstanceConfig>, Error> {
+        match self.instances.read(format!("{id}/config/{name}"), MAX_CONFIG) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(beneath::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn config(&self, row: &Row, generation: i64, provider: Option<ProviderConfig>) -> InstanceConfig {
+        InstanceConfig {
+            generation,
+            instance_id: row.id,
+            slug: row.slug.clone(),
+            owner: row.account_id,
+            origin: self.origin(row),
+            issuer: self.settings.issuer.clone(),
+            portal: self.settings.public.portal_origin(),
+            provider,
+            outlook_mcp: self.settings.outlook_mcp.clone(),
+        }
+    }
+}

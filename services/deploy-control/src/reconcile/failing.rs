@@ -1,0 +1,162 @@
+//! What a step that failed means for its instance: wait for somebody else, take the change back, try again, or give up.
+
+use contracts::deploy::{InstanceError, Phase};
+
+use super::{
+    failure::Failure,
+    outcome,
+    worker::{Next, Worker, step_name},
+};
+use crate::{
+    chain,
+    engine::ErrorKind,
+    plan::Step,
+    registry::{self, Row},
+};
+
+/// How often in a row an instance may come up with an older configuration than the one that is there before that counts
+/// against it.
+const OLD_RUNS: u32 = 3;
+
+impl Worker<'_> {
+    /// Says that the engine is lost, once; everything else stays as it was.
+    pub(super) async fn lose_engine(&mut self, row: Row) -> Next {
+        self.turn = None;
+        let told = matches!(
+            row.phase,
+            Phase::Unknown | Phase::Failed | Phase::PendingDeletion | Phase::Deleting | Phase::Deleted
+        );
+        if !told {
+            let progress = outcome::engine_lost();
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+
+    /// Decides what a failure means: wait for somebody else, take the change back, try again, or give up.
+    pub(super) async fn failed(&mut self, row: Row, step: Option<Step>, failure: Failure) -> Next {
+        // Others shall not wait for its next attempt.
+        self.turn = None;
+        let told = failure.told();
+        let name = step.as_ref().map_or("observe", step_name);
+        let cause = chain(&failure);
+        if failure.is_engine_lost() {
+            tracing::warn!(step = name, cause, "the engine cannot be asked");
+            return self.lose_engine(row).await;
+        }
+        if let Failure::Registry(error) = &failure {
+            return self.wait_for_registry(error);
+        }
+        if let Failure::Engine(error) = &failure
+            && error.kind == ErrorKind::NotFound
+            && matches!(
+                step,
+                Some(Step::Start | Step::Resume | Step::Pause | Step::Stop { .. } | Step::AwaitHealthy(_))
+            )
+        {
+            // It vanished since it was seen: that changes the plan, and is nobody's failure yet.
+            tracing::info!(step = name, "the unit vanished");
+            return Next::Again;
+        }
+        if matches!(step, Some(Step::Quiet | Step::Pause)) {
+            // Nothing is wrong with it: it just does not sleep.
+            return self.keep_awake(&row, name, &cause).await;
+        }
+        tracing::warn!(step = name, code = told.code, cause, "a step failed");
+        let outside = match &failure {
+            Failure::Away(_) | Failure::Unrouted | Failure::Blocked(_) => true,
+            Failure::Engine(error) => error.kind == ErrorKind::Capacity,
+            Failure::Folders(error) => error.is_of_disk(),
+            _ => false,
+        };
+        if outside {
+            return self.wait(row, told).await;
+        }
+        if self.inner.parts.folders.is_disk_out() {
+            // It could not write either: nothing is known of it, or of a configuration that it was to come up with.
+            if failure.is_unhealthy()
+                && let Err(error) = self.inner.parts.engine.stop(row.id).await
+            {
+                tracing::info!(error = chain(&error), "it could not be stopped yet");
+            }
+            return self.wait(row, Failure::disk_out()).await;
+        }
+        if let Failure::OldConfig { .. } = &failure
+            && self.old_runs < OLD_RUNS
+        {
+            // A start that began before the configuration was exchanged and was left off for it may still have taken place.
+            // That says nothing of the new one, which nobody has tried yet.
+            self.old_runs += 1;
+            if let Err(error) = self.inner.parts.engine.stop(row.id).await {
+                return Box::pin(self.failed(row, Some(Step::Stop { then_up: true }), error.into())).await;
+            }
+            return match self.inner.write(&row, &outcome::run_is_old()).await {
+                Ok(_) => Next::Again,
+                Err(error) => self.wait_for_registry(&error),
+            };
+        }
+        self.healthy = None;
+        self.tried = self.tried_release(&row, step.as_ref(), &failure).await;
+        if failure.is_unhealthy() {
+            // What did not become healthy must not be taken for a start that is still under way.
+            if let Err(error) = self.inner.parts.engine.stop(row.id).await {
+                tracing::info!(error = chain(&error), "it could not be stopped yet");
+            }
+        }
+        let mut row = row;
+        loop {
+            let unhealthy = failure.is_unhealthy();
+            let progress = match failure {
+                // Trying again changes nothing of it.
+                Failure::Disk => outcome::given_up(told.clone()),
+                _ => self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context)),
+            };
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => return Next::Again,
+                Ok(None) => {}
+                Err(error) => return self.wait_for_registry(&error),
+            }
+            match self.inner.read(row.id).await {
+                // Only something was told of it meanwhile: the attempt counts.
+                Ok(now) if now.generation == row.generation => row = now,
+                Ok(_) | Err(registry::Error::NotFound) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+    }
+
+    /// Wakes it before it sleeps: it is in use, or cannot be frozen.
+    async fn keep_awake(&mut self, row: &Row, step: &'static str, cause: &str) -> Next {
+        tracing::info!(step, cause, "it does not sleep after all");
+        metrics::counter!("beaver_sleeps_left_total", "step" => step).increment(1);
+        match self.inner.parts.registry.keep_awake(row.id, step).await {
+            Ok((row, _)) => self.inner.parts.hub.publish(&row),
+            // Something else is wanted by now.
+            Err(registry::Error::Down | registry::Error::NotFound) => {}
+            Err(error) => return self.wait_for_registry(&error),
+        }
+        Next::Anew
+    }
+
+    /// Waits for something outside, without counting an attempt; says so once.
+    async fn wait(&mut self, row: Row, told: InstanceError) -> Next {
+        if !self.told_away {
+            let progress = outcome::waiting(told);
+            match self.inner.write(&row, &progress).await {
+                Ok(Some(_)) => self.told_away = true,
+                Ok(None) => return Next::Anew,
+                Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+
+    pub(super) fn wait_for_registry(&mut self, error: &registry::Error) -> Next {
+        tracing::warn!(error = chain(error), "the registry cannot be used; trying again");
+        Next::After(self.away.next(&self.inner.parts.entropy))
+    }
+}

@@ -70,6 +70,27 @@ pub fn listen(folder: &Path, name: &str) -> anyhow::Result<UnixListener> {
     attempt().with_context(|| format!("{} cannot be listened on", folder.join(name).display()))
 }
 
+/// Waits until something is so, which is looked at whenever somebody knocks: they are turned away until then, and come again.
+/// False when `stop` came first.
+///
+/// # Errors
+/// When it cannot be looked at, or the socket fails.
+pub async fn until(
+    listener: &UnixListener,
+    is_so: impl Fn() -> anyhow::Result<bool>,
+    stop: &Shutdown,
+) -> anyhow::Result<bool> {
+    loop {
+        tokio::select! {
+            knock = listener.accept() => drop(knock?),
+            () = stop.cancelled() => return Ok(false),
+        }
+        if is_so()? {
+            return Ok(true);
+        }
+    }
+}
+
 /// Takes the lock of the data folder, waiting until an earlier process is gone. `None` when `stop` came first.
 ///
 /// # Errors

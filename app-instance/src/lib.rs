@@ -63,9 +63,19 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     let Some(_lock) = door::lock(&settings.data, &stop).await? else { return Ok(()) };
     let database = Database::Sqlite(settings.data.join("instance.db"));
     let store = Store::open_with(&database, &MIGRATOR, CONNECTIONS).await?;
+    // Made ahead of whoever is to have it: then everything is done up to here, and it listens for the first who asks.
+    let early = if settings.has_config()? { None } else { Some(door::listen(&settings.inward, "http.sock")?) };
+    if let Some(listener) = &early
+        && !door::until(listener, || settings.has_config(), &stop).await?
+    {
+        return Ok(());
+    }
     arrival::take_over(&settings.data, settings.read_config()?.generation, &store).await?;
     let app = App::new(&settings, store.clone(), means, stop.clone()).await?;
-    let listener = door::listen(&settings.inward, "http.sock")?;
+    let listener = match early {
+        Some(listener) => listener,
+        None => door::listen(&settings.inward, "http.sock")?,
+    };
     let sweeping = tokio::spawn(app.clone().sweep());
     let served = service::serve_unix(listener, app.routes(), stop.clone()).await;
     // However serving ended, the rest ends too, and what was being written is written.

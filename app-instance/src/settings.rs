@@ -65,6 +65,15 @@ impl Settings {
         parse(&path, &text)
     }
 
+    /// Whether there is a `config.json`.
+    ///
+    /// # Errors
+    /// When its folder cannot be looked into.
+    pub fn has_config(&self) -> anyhow::Result<bool> {
+        let path = self.config.join("config.json");
+        path.try_exists().with_context(|| format!("{} cannot be looked for", path.display()))
+    }
+
     /// `registration.json`, while it is there.
     ///
     /// # Errors

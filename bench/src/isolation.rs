@@ -6,7 +6,8 @@
 //!
 //! Both kinds are the real instance with the same folders, and both are asked through their socket: that a bridged one would
 //! have to be reached over its network, by a router that is attached to all of them, is left out in its favour. Engines of
-//! its own are used, since the usual one has addresses for some thirty networks.
+//! its own are used, since the usual one has addresses for some thirty networks; one after the other, so that a host with so
+//! many instances has so many and not twice that.
 
 use std::{
     os::unix::fs::chown,
@@ -69,18 +70,15 @@ pub struct Options {
 enum Kind {
     Sockets,
     Bridge,
-    /// A plain process: what the machine alone makes of it.
-    Bare,
 }
 
-const KINDS: [Kind; 3] = [Kind::Sockets, Kind::Bridge, Kind::Bare];
+const KINDS: [Kind; 2] = [Kind::Sockets, Kind::Bridge];
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Sockets => "sockets",
             Self::Bridge => "bridge",
-            Self::Bare => "bare",
         }
     }
 }
@@ -97,33 +95,31 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     std::fs::set_permissions(data.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let pools = json!({ "default-address-pools": [{ "base": "10.128.0.0/9", "size": 28 }] });
     // An engine each: what the networks of the one kind cost their engine shall not be the other's.
-    let (mut engines, mut fields) = (Vec::new(), Vec::new());
-    for kind in [Kind::Sockets, Kind::Bridge] {
+    let (mut measured, mut version) = (Vec::new(), None);
+    for kind in KINDS {
         let engine = OwnEngine::start_with(&format!("bench-{}", kind.name()), &pools).await?;
         let docker = engine.connect().await?;
         import(&docker, &program).await?;
-        fields.push(Field { docker, data: &data, kind });
-        engines.push(engine);
-    }
-    let [sockets, bridge] = fields.as_slice() else { anyhow::bail!("two") };
-    let measured = tokio::select! {
-        measured = measure([sockets, bridge], &program, options) => measured,
-        // What was made goes all the same.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    for field in [sockets, bridge] {
+        version = docker.version().await?.version;
+        let field = Field { docker, data: &data, kind };
+        let of_kind = tokio::select! {
+            of_kind = measure(&field, &program, options) => of_kind,
+            // What was made goes all the same.
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        };
         field.remove_all(options).await?;
+        measured.push(of_kind?);
     }
-    let mut figures = figures(options, &measured?)?;
-    figures["engine_version"] = json!(sockets.docker.version().await?.version);
-    drop(engines);
+    let mut figures = figures(options, &measured)?;
+    figures["engine_version"] = json!(version);
     println!("{figures}");
     Ok(())
 }
 
-/// What was measured at one number of instances: of each kind, and how busy the machine was before.
+/// What was measured at one number of instances: the instance, the plain process, and how busy the machine was before.
 struct Measured {
-    took: [Vec<Duration>; 3],
+    took: Vec<Duration>,
+    bare: Vec<Duration>,
     busy: f64,
 }
 
@@ -154,62 +150,56 @@ fn processor_time() -> anyhow::Result<(u64, u64)> {
     Ok((all - ticks.iter().skip(3).take(2).sum::<u64>(), all))
 }
 
-/// At each number of instances, both kinds in turns.
-async fn measure(fields: [&Field<'_>; 2], program: &Path, options: &Options) -> anyhow::Result<Vec<Measured>> {
-    for field in fields {
-        // One that is not counted warms up: the image's layers, the engine's own first calls.
-        field.make(0).await?;
-        field.remove(0).await?;
-    }
+/// At each number of instances: one of them, and the plain process, in turns.
+async fn measure(field: &Field<'_>, program: &Path, options: &Options) -> anyhow::Result<Vec<Measured>> {
+    // One that is not counted warms up: the image's layers, the engine's own first calls.
+    field.make(0).await?;
+    field.remove(0).await?;
     let (mut measured, mut there) = (Vec::new(), 0);
     for at in &options.at {
-        for field in fields {
-            stream::iter((there + 1..*at).map(|n| field.make(n)))
-                .buffer_unordered(options.at_once)
-                .try_collect::<Vec<_>>()
-                .await?;
-        }
+        stream::iter((there + 1..*at).map(|n| field.make(n)))
+            .buffer_unordered(options.at_once)
+            .try_collect::<Vec<_>>()
+            .await?;
         let busy = settled().await?;
-        let mut took = [Vec::new(), Vec::new(), Vec::new()];
+        let (mut took, mut bare) = (Vec::new(), Vec::new());
         for round in 0..options.rounds {
-            // Whoever goes first changes from round to round.
-            for n in (0..KINDS.len()).map(|n| (n + round) % KINDS.len()) {
-                let Some(field) = fields.get(n) else {
-                    took[n].push(fields[0].run_bare(program).await?);
-                    continue;
-                };
-                took[n].push(field.make(*at).await?);
-                if round + 1 < options.rounds {
-                    field.remove(*at).await?;
-                }
+            took.push(field.make(*at).await?);
+            bare.push(field.run_bare(program).await?);
+            if round + 1 < options.rounds {
+                field.remove(*at).await?;
             }
         }
         there = *at;
-        measured.push(Measured { took, busy });
+        measured.push(Measured { took, bare, busy });
     }
     Ok(measured)
 }
 
-fn figures(options: &Options, measured: &[Measured]) -> anyhow::Result<Value> {
+fn figures(options: &Options, measured: &[Vec<Measured>]) -> anyhow::Result<Value> {
     let mut figures = json!({ "bench": "isolation" });
-    let mut medians: [Vec<f64>; 3] = [Vec::new(), Vec::new(), Vec::new()];
-    for (at, Measured { took, busy }) in options.at.iter().zip(measured) {
-        for ((kind, took), medians) in KINDS.iter().zip(took).zip(&mut medians) {
-            let summary = Summary::of(took)?;
-            println!("{} at {at}: {summary:?}", kind.name());
-            medians.push(summary.median_ms);
+    let mut medians = Vec::new();
+    for (kind, of_kind) in KINDS.iter().zip(measured) {
+        let (mut with, mut bare) = (Vec::new(), Vec::new());
+        for (at, Measured { took, bare: plain, busy }) in options.at.iter().zip(of_kind) {
+            let (summary, plain) = (Summary::of(took)?, Summary::of(plain)?);
+            println!("{} at {at}: {summary:?}; a plain process {plain:?}; busy {busy}", kind.name());
+            with.push(summary.median_ms);
+            bare.push(plain.median_ms);
             figures[format!("{}_{at}", kind.name())] = json!(summary);
+            figures[format!("{}_{at}_bare", kind.name())] = json!(plain);
+            figures[format!("{}_{at}_busy", kind.name())] = json!(busy);
         }
-        figures[format!("busy_{at}")] = json!(busy);
+        // How much slower than at the first, and how much of that is the machine's own.
+        if let (Some(at), [first, .., last], [bare_first, .., bare_last]) = (options.at.last(), &with[..], &bare[..]) {
+            figures[format!("{}_{at}_to_{}", kind.name(), options.at[0])] = ratio(*last, *first);
+            figures[format!("{}_{at}_to_{}_bare", kind.name(), options.at[0])] = ratio(*bare_last, *bare_first);
+        }
+        medians.push(with);
     }
-    let [sockets, bridge, bare] = &medians;
+    let [sockets, bridge] = &medians[..] else { anyhow::bail!("two kinds") };
     for ((at, sockets), bridge) in options.at.iter().zip(sockets).zip(bridge) {
         figures[format!("ratio_{at}")] = ratio(*sockets, *bridge);
-    }
-    for (name, of_kind) in [("sockets", sockets), ("bridge", bridge), ("bare", bare)] {
-        if let (Some(first), Some(last), Some(at)) = (of_kind.first(), of_kind.last(), options.at.last()) {
-            figures[format!("{name}_{at}_to_{}", options.at[0])] = ratio(*last, *first);
-        }
     }
     Ok(figures)
 }
@@ -272,7 +262,6 @@ impl Field<'_> {
                 self.docker.create_network(request).await.with_context(|| format!("the network of {name}"))?;
                 name.clone()
             }
-            Kind::Bare => anyhow::bail!("it has no container"),
         };
         let named = CreateContainerOptionsBuilder::new().name(&name).build();
         let body = body(&folder, UIDS + n as u32, network_mode);
@@ -288,7 +277,7 @@ impl Field<'_> {
 
     /// Starts the program as a plain process, waits for its first answer, and ends it; how long the first two take.
     async fn run_bare(&self, program: &Path) -> anyhow::Result<Duration> {
-        let folder = self.folders_of(Kind::Bare.name(), 0)?;
+        let folder = self.folders_of("bare", 0)?;
         let begun = Instant::now();
         let mut child = Command::new(program)
             .env_clear()

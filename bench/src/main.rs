@@ -20,6 +20,8 @@ enum Command {
     Isolation(bench::isolation::Options),
     /// People doing what people do while everything is killed, removed and filled behind their backs.
     Chaos(bench::chaos::Options),
+    /// What instances, the services and the engine take of a host's memory, while there are more and more.
+    Density(bench::density::Options),
     /// Visits to an instance that sleeps, beside ones to the same when it runs, and the engine's own start of it.
     Wake(bench::wake::Options),
 }
@@ -33,6 +35,7 @@ async fn main() -> anyhow::Result<()> {
             Command::Egress(options) => bench::egress::run(&options).await,
             Command::Isolation(options) => bench::isolation::run(&options).await,
             Command::Chaos(options) => bench::chaos::run(&options).await,
+            Command::Density(options) => bench::density::run(&options).await,
             Command::Wake(options) => bench::wake::run(&options).await,
         }
     };

@@ -8,12 +8,13 @@ use anyhow::Context;
 use beaver_tests::{
     engine::STACK_LABEL,
     stack::{Engine, Stack},
+    wait,
     web::Web,
 };
 use bollard::{
     Docker,
     models::{ContainerCreateBody, HostConfig, NetworkCreateRequest},
-    query_parameters::RemoveContainerOptionsBuilder,
+    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 use clap::Args;
 use futures_util::future::try_join_all;
@@ -37,6 +38,9 @@ pub struct Options {
     /// Rounds of ten at once.
     #[arg(long, default_value_t = 5)]
     tens: usize,
+    /// Rounds of one at a time, where one is made ahead.
+    #[arg(long, default_value_t = 10)]
+    pool: usize,
     /// How many "ten" are.
     #[arg(long, default_value_t = 10)]
     at_once: usize,
@@ -47,17 +51,64 @@ pub struct Options {
 /// # Errors
 /// When there is no engine, the stack does not come up, or a workspace does not.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    let stack = Stack::up("bench", Engine::Docker, &[("BEAVER_SIGN_UPS_PER_HOUR", "0")]).await?;
-    let result = measure(&stack, options).await;
+    let mut figures = on_a_stack("0", async |stack| measure(stack, options).await).await?;
+    if options.pool > 0 {
+        let (raw, beaver) = on_a_stack("1", async |stack| measure_pool(stack, options.pool).await).await?;
+        tell(&mut figures, "pool", &raw, &beaver)?;
+    }
+    println!("{figures}");
+    Ok(())
+}
+
+/// Measures on a stack that makes so many workspaces ahead, and removes it.
+async fn on_a_stack<T>(pool_size: &str, measure: impl AsyncFnOnce(&Stack) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let settings = [("BEAVER_SIGN_UPS_PER_HOUR", "0"), ("BEAVER_POOL_SIZE", pool_size)];
+    let stack = Stack::up("bench", Engine::Docker, &settings).await?;
+    let result = measure(&stack).await;
     if result.is_err() {
         eprintln!("logs: {}", stack.keep_logs().await.display());
     }
-    let figures = result?;
+    let measured = result?;
     if let Some(docker) = stack.docker() {
         docker.remove_network(&format!("{}-ordinary", stack.prefix())).await?;
     }
     stack.purge().await?;
-    println!("{figures}");
+    Ok(measured)
+}
+
+/// What it takes when a workspace is made ahead, beside the engine's own: each time once it waits, and so rests.
+async fn measure_pool(stack: &Stack, rounds: usize) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+    let docker = stack.docker().context("a stack without an engine")?;
+    let raw = Raw::new(docker, stack.prefix()).await?;
+    raw.batch(&["warm".to_owned()]).await?;
+    let (mut alone, mut ahead) = (Vec::new(), Vec::new());
+    // The first pays for what is then warm.
+    for round in 0..=rounds {
+        let label = format!("{STACK_LABEL}={}", stack.prefix());
+        let frozen = HashMap::from([("label", vec![label]), ("status", vec!["paused".to_owned()])]);
+        wait::until("one that waits", LIMIT, async || {
+            let list = ListContainersOptionsBuilder::new().filters(&frozen).build();
+            anyhow::Ok((!docker.list_containers(Some(list)).await?.is_empty()).then_some(()))
+        })
+        .await?;
+        let names = [format!("pool-{round}")];
+        let (raw, beaver) = (raw.batch(&names).await?, batch(stack, &names).await?);
+        println!("pool {round}: engine {:?}, beaver {:?}", raw[0], beaver[0]);
+        if round > 0 {
+            alone.extend(raw);
+            ahead.extend(beaver);
+        }
+    }
+    Ok((alone, ahead))
+}
+
+/// Adds a ratio, and what it is made from.
+fn tell(figures: &mut serde_json::Value, name: &str, raw: &[Duration], beaver: &[Duration]) -> anyhow::Result<()> {
+    let (raw, beaver) = (Summary::of(raw)?, Summary::of(beaver)?);
+    println!("{name}: engine {raw:?}\n{name}: beaver {beaver:?}");
+    figures[format!("ratio_{name}")] = json!((beaver.median_ms / raw.median_ms * 1000.0).round() / 1000.0);
+    figures[format!("engine_{name}")] = json!(raw);
+    figures[format!("beaver_{name}")] = json!(beaver);
     Ok(())
 }
 
@@ -88,14 +139,9 @@ async fn measure(stack: &Stack, options: &Options) -> anyhow::Result<serde_json:
     }
     let mut figures = json!({"bench": "spawn", "engine": "docker", "engine_version": version});
     for (name, raw, beaver) in [("one", raw_one, beaver_one), ("ten", raw_ten, beaver_ten)] {
-        if raw.is_empty() {
-            continue;
+        if !raw.is_empty() {
+            tell(&mut figures, name, &raw, &beaver)?;
         }
-        let (raw, beaver) = (Summary::of(&raw)?, Summary::of(&beaver)?);
-        println!("{name}: engine {raw:?}\n{name}: beaver {beaver:?}");
-        figures[format!("ratio_{name}")] = json!((beaver.median_ms / raw.median_ms * 1000.0).round() / 1000.0);
-        figures[format!("engine_{name}")] = json!(raw);
-        figures[format!("beaver_{name}")] = json!(beaver);
     }
     Ok(figures)
 }

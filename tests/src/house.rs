@@ -230,6 +230,15 @@ impl House {
         }
     }
 
+    /// deploy-control's metrics.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn deploy_metrics(&self) -> anyhow::Result<String> {
+        let answer = self.call(&self.deploy, Method::GET, "/metrics", None::<&()>).await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+
     /// The router's metrics.
     ///
     /// # Errors

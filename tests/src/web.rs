@@ -143,9 +143,29 @@ impl Web {
     /// # Errors
     /// When `url` has no host.
     pub fn form(&self, url: &Url, fields: &[(&str, &str)]) -> anyhow::Result<reqwest::RequestBuilder> {
-        let request = self.request(Method::POST, url)?;
+        Ok(self.post(url)?.form(fields))
+    }
+
+    /// A post from a page of the same origin.
+    fn post(&self, url: &Url) -> anyhow::Result<reqwest::RequestBuilder> {
         let origin = url.origin().ascii_serialization();
-        Ok(request.header(header::ORIGIN, origin).header("sec-fetch-site", "same-origin").form(fields))
+        let request = self.request(Method::POST, url)?;
+        Ok(request.header(header::ORIGIN, origin).header("sec-fetch-site", "same-origin"))
+    }
+
+    /// A form with one file in it, not yet sent (RFC 7578).
+    ///
+    /// # Errors
+    /// When `url` has no host.
+    pub fn upload(&self, url: &Url, field: &str, file: &[u8]) -> anyhow::Result<reqwest::RequestBuilder> {
+        const BOUNDARY: &str = "----------------------------a-form-with-a-file-in-it";
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.tar\"\r\n\
+             Content-Type: application/x-tar\r\n\r\n"
+        );
+        let body = [head.as_bytes(), file, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        Ok(self.post(url)?.header(header::CONTENT_TYPE, kind).body(body))
     }
 
     /// Sends a prepared request, keeps its cookies and does not follow.

@@ -2,6 +2,7 @@
 //!
 //! | call | body | answer |
 //! | --- | --- | --- |
+//! | `POST /api/instances/reserve` | – | 200 [`Reserved`]: an id for [`RegisterInstance`] |
 //! | `POST /api/instances/register` | [`RegisterInstance`] | 202 [`Instance`]; the same again for the same id |
 //! | `POST /api/instances/resolve` | [`ResolveInstance`] | 200 [`Instance`] |
 //! | `POST /api/instances/configure-provider` | [`ConfigureProvider`] | 202 [`Instance`] |
@@ -30,6 +31,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{AccountId, InstanceId, PlanName, Slug, provider::ProviderConfig};
+
+/// An id for an instance, given to one caller only. A workspace that is made ahead may have it, which whoever is taken in under
+/// it within ten minutes gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reserved {
+    /// The id.
+    pub instance_id: InstanceId,
+}
 
 /// Asks for an instance. The caller chooses the id, so that a repeated call makes nothing twice.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

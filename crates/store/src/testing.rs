@@ -11,6 +11,8 @@
 //! }
 //! ```
 
+mod volume;
+
 use std::env;
 use std::io::{self, Write as _};
 use std::ops::Deref;
@@ -24,6 +26,8 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 use tempfile::TempDir;
 
 use crate::{Database, Store, connect};
+
+pub use volume::Volume;
 
 /// The PostgreSQL database to test on; its user must be allowed to create schemas.
 pub const URL_VARIABLE: &str = "BEAVER_TEST_DATABASE_URL";
@@ -71,6 +75,15 @@ pub async fn sqlite(migrator: &Migrator) -> TestStore {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let database = Database::Sqlite(folder.path().join("test.db"));
     TestStore::open(database, migrator, Some(folder)).await
+}
+
+/// One fresh store on SQLite in this folder.
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub async fn sqlite_in(folder: &std::path::Path, migrator: &Migrator) -> TestStore {
+    TestStore::open(Database::Sqlite(folder.join("test.db")), migrator, None).await
 }
 
 async fn postgres(url: SecretString, migrator: &Migrator) -> TestStore {

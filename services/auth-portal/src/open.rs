@@ -172,6 +172,9 @@ fn not_running(visit: &Visit, person: &Person, phase: Phase) -> Result<Response,
     let mut response = page(StatusCode::SERVICE_UNAVAILABLE, shown)?;
     if on_its_way {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("3"));
+    } else {
+        // It does not come back by itself.
+        response.headers_mut().remove(header::RETRY_AFTER);
     }
     Ok(response)
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use askama::Template;
 use axum::response::{Html, IntoResponse, Response};
 use contracts::authz::{Role, Session};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use locale::Locale;
 use service::{CallError, Problem};
 
@@ -86,7 +86,12 @@ impl Layout {
 /// # Errors
 /// 500 when the template cannot be rendered.
 pub fn page(status: StatusCode, template: impl Template) -> Result<Response, Problem> {
-    Ok((status, Html(template.render().map_err(Problem::internal)?)).into_response())
+    let mut response = (status, Html(template.render().map_err(Problem::internal)?)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        // As a problem of that status says too.
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    Ok(response)
 }
 
 /// What is wrong with a form: at fields, or as a whole.

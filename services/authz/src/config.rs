@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub deploy_url: Url,
     /// What deploy-control is shown.
     pub deploy_token: SecretString,
+    /// Whether deploy-control makes workspaces ahead.
+    pub has_pool: bool,
     /// Where the router's internal listener is.
     pub router_url: Url,
     /// What the router is shown.
@@ -59,6 +61,7 @@ impl Config {
             seal_key: env.secret("BEAVER_SEAL_KEY")?,
             deploy_url: env.url("BEAVER_DEPLOY_URL")?,
             deploy_token: env.secret_or("DEPLOY_API_TOKEN", &["BEAVER_DEPLOY_TOKEN"])?,
+            has_pool: env.parse::<u16>("BEAVER_POOL_SIZE")? > 0,
             router_url: env.url("BEAVER_ROUTER_INTERNAL_URL")?,
             router_token: env.secret("BEAVER_ROUTER_INTERNAL_TOKEN")?,
         })

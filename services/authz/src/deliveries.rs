@@ -7,7 +7,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contracts::deploy::{Instance, RegisterInstance};
+use contracts::{
+    InstanceId,
+    deploy::{Instance, RegisterInstance, Reserved},
+};
 use http::Method;
 use service::{CallError, Problem, Shutdown};
 use sqlx::AnyConnection;
@@ -22,6 +25,8 @@ use crate::{
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// How long it may take to be told of one that is made ahead.
+const RESERVING: Duration = Duration::from_secs(1);
 /// How long a sign-up's answer waits for the first attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -32,6 +37,21 @@ pub(crate) struct Delivery {
     account_id: String,
     slug: String,
     attempts: i64,
+}
+
+/// The id for somebody's instance: where workspaces are made ahead, of one that waits for its owner. Only that makes it
+/// faster, so nobody waits for the answer for long.
+pub(crate) async fn instance_id(app: &App) -> InstanceId {
+    if app.config.has_pool {
+        let nothing = serde_json::json!({});
+        let asked = app.deploy.post::<Reserved>("/api/instances/reserve", &nothing);
+        match tokio::time::timeout(RESERVING, asked).await {
+            Ok(Ok(reserved)) => return reserved.instance_id,
+            Ok(Err(error)) => tracing::info!(%error, "no workspace that is made ahead could be had"),
+            Err(_) => tracing::info!("deploy-control did not say in time which workspace is made ahead"),
+        }
+    }
+    InstanceId::from_uuid(app.entropy.uuid_v7(&app.clock))
 }
 
 /// Adds the delivery of an account's instance, leased to the caller.

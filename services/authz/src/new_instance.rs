@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use contracts::{
-    InstanceId, ProblemDetails, Slug,
+    ProblemDetails, Slug,
     authz::{NewInstance, Session},
     deploy::{Instance, Phase, ResolveInstance},
 };
@@ -35,7 +35,7 @@ pub(crate) async fn make(State(app): State<Arc<App>>, Json(body): Json<NewInstan
     if !is_gone(&app, &live.account, old_slug).await? {
         return Err(exists());
     }
-    let instance_id = InstanceId::from_uuid(app.entropy.uuid_v7(&app.clock));
+    let instance_id = deliveries::instance_id(&app).await;
     let account = Account { slug: Some(slug.clone()), instance_id: Some(instance_id), ..live.account };
     let mut transaction = app.store.begin().await?;
     if !sign_up::reserve(&mut transaction, &app, &slug, &account).await? {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use contracts::{
-    AccountId, InstanceId, ProblemDetails, Slug,
+    AccountId, ProblemDetails, Slug,
     authz::{IDEMPOTENCY_KEY, RegisterAccount, Role, SignedIn, SlugAvailability},
 };
 use http::{HeaderMap, StatusCode};
@@ -73,7 +73,7 @@ pub(crate) async fn register(
         password_hash,
         role: Role::Person,
         slug: Some(asked.slug.clone()),
-        instance_id: Some(InstanceId::from_uuid(app.entropy.uuid_v7(&app.clock))),
+        instance_id: Some(deliveries::instance_id(&app).await),
         locale: asked.locale.code().to_owned(),
         created_at_ms: app.clock.now_ms(),
         suspended_at_ms: 0,

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{
     plans::PlansConfig,
-    reconcile::{LineConfig, RolloutConfig},
+    reconcile::{LineConfig, PoolConfig, RolloutConfig},
     strikes::Strikes,
 };
 
@@ -140,6 +140,8 @@ pub struct ReconcileConfig {
     pub line: LineConfig,
     /// How new releases come to instances.
     pub rollout: RolloutConfig,
+    /// What is made ahead.
+    pub pool: PoolConfig,
     /// How long an instance may take to become healthy.
     pub start_timeout: Duration,
     /// How often everything is looked at, hint or no hint.
@@ -186,6 +188,7 @@ impl Config {
                     canaries: positive(env, "BEAVER_UPGRADE_CANARIES")?,
                     at_once: positive(env, "BEAVER_UPGRADE_AT_ONCE")?,
                 },
+                pool: PoolConfig { size: env.parse::<u16>("BEAVER_POOL_SIZE")?.into(), calm: Duration::from_secs(2) },
                 start_timeout: Duration::from_secs(positive(env, "BEAVER_START_TIMEOUT")? as u64),
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
@@ -375,6 +378,7 @@ mod tests {
             ("BEAVER_DATA_DIR", "/a:b"),
             ("BEAVER_RECONCILE_CONCURRENCY", "0"),
             ("BEAVER_MAX_RUNNING", "many"),
+            ("BEAVER_POOL_SIZE", "-1"),
             ("BEAVER_UPGRADE_CANARIES", "0"),
             ("BEAVER_UPGRADE_AT_ONCE", "0"),
             ("BEAVER_SPARE_MEMORY_MB", "-1"),

@@ -104,10 +104,27 @@ pub struct Seen {
     pub owned: bool,
     /// The generation of the current `config.json`.
     pub config: Option<i64>,
+    /// Whether there is no `config.json`, not even one that does not count.
+    pub blank: bool,
     /// The time on its tombstone.
     pub tombstone: Option<i64>,
     /// Whether there is anything under the name of its socket.
     pub socket: bool,
+}
+
+/// Whose folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// The instance, which there may not be yet.
+    pub id: InstanceId,
+    /// Its user id.
+    pub uid: u32,
+}
+
+impl From<&Row> for Whose {
+    fn from(row: &Row) -> Self {
+        Self { id: row.id, uid: row.uid }
+    }
 }
 
 /// How much an instance's data takes.
@@ -174,8 +191,8 @@ impl Folders {
     }
 
     /// The instance's user id; `None` when it runs as this process does.
-    pub fn uid(&self, row: &Row) -> Option<u32> {
-        self.own_users.then_some(row.uid)
+    pub fn uid(&self, whose: impl Into<Whose>) -> Option<u32> {
+        self.own_users.then_some(whose.into().uid)
     }
 
     /// Gives folders to instances' user ids as they are on this host: so much more than in their containers.
@@ -184,8 +201,8 @@ impl Folders {
     }
 
     /// The user and group id on this host of the instance's files.
-    fn owner(&self, row: &Row) -> Option<u32> {
-        self.uid(row).map(|uid| self.on_host(uid))
+    fn owner(&self, whose: impl Into<Whose>) -> Option<u32> {
+        self.uid(whose).map(|uid| self.on_host(uid))
     }
 
     fn on_host(&self, uid: u32) -> u32 {
@@ -247,17 +264,17 @@ impl Folders {
     /// # Errors
     ///
     /// [`Error::Files`]; [`Error::Ownerless`].
-    pub async fn prepare(&self, row: &Row) -> Result<(), Error> {
-        let copies = || (self.clone(), row.clone());
-        let ((one, its), (other, same), (this, row)) = (copies(), copies(), copies());
+    pub async fn prepare(&self, whose: impl Into<Whose>) -> Result<(), Error> {
+        let whose = whose.into();
+        let (one, other, this) = (self.clone(), self.clone(), self.clone());
         // Each new folder is made to last, which is a wait for the disk: both sides wait at once.
-        let run = blocking(move || one.make_run(&its));
+        let run = blocking(move || one.make_run(whose));
         let instance = blocking(move || {
-            other.make_instance(&same)?;
-            other.give_data(&same)
+            other.make_instance(whose)?;
+            other.give_data(whose)
         });
         tokio::try_join!(run, instance)?;
-        blocking(move || match this.folders(&row).find(|folder| !folder.is_as_it_must()) {
+        blocking(move || match this.folders(whose).find(|folder| !folder.is_as_it_must()) {
             Some(folder) => Err(Error::Ownerless(folder.path)),
             None => Ok(()),
         })
@@ -295,9 +312,10 @@ impl Folders {
     }
 
     /// The four folders, and what each must be.
-    fn folders(&self, row: &Row) -> impl Iterator<Item = Folder<'_>> {
-        let id = row.id;
-        kinds(self.owner(row)).into_iter().map(move |(name, mode, owner, theirs)| Folder {
+    fn folders(&self, whose: impl Into<Whose>) -> impl Iterator<Item = Folder<'_>> {
+        let whose = whose.into();
+        let id = whose.id;
+        kinds(self.owner(whose)).into_iter().map(move |(name, mode, owner, theirs)| Folder {
             root: if ["in", "out"].contains(&name) { &self.run } else { &self.instances },
             path: format!("{id}/{name}"),
             mode,
@@ -306,30 +324,31 @@ impl Folders {
         })
     }
 
-    fn make_run(&self, row: &Row) -> Result<(), Error> {
-        self.run.create_dir(row.id.to_string(), 0o755, None)?;
-        self.make(row, &self.run)
+    fn make_run(&self, whose: Whose) -> Result<(), Error> {
+        self.run.create_dir(whose.id.to_string(), 0o755, None)?;
+        self.make(whose, &self.run)
     }
 
-    fn make_instance(&self, row: &Row) -> Result<(), Error> {
-        self.instances.create_dir(row.id.to_string(), 0o711, None)?;
-        self.make(row, &self.instances)
+    fn make_instance(&self, whose: impl Into<Whose>) -> Result<(), Error> {
+        let whose = whose.into();
+        self.instances.create_dir(whose.id.to_string(), 0o711, None)?;
+        self.make(whose, &self.instances)
     }
 
     /// Makes those of the four folders that are beneath this.
-    fn make(&self, row: &Row, root: &Files) -> Result<(), Error> {
-        for folder in self.folders(row).filter(|folder| std::ptr::eq(folder.root, root)) {
+    fn make(&self, whose: Whose, root: &Files) -> Result<(), Error> {
+        for folder in self.folders(whose).filter(|folder| std::ptr::eq(folder.root, root)) {
             folder.root.create_dir(&folder.path, folder.mode, folder.owner)?;
         }
         Ok(())
     }
 
     /// Gives the instance all of its data, when a look at it finds something that is another's.
-    fn give_data(&self, row: &Row) -> Result<(), Error> {
-        let Some(uid) = self.owner(row) else { return Ok(()) };
-        let (path, owner) = (format!("{}/data", row.id), (uid, uid));
+    fn give_data(&self, whose: Whose) -> Result<(), Error> {
+        let Some(uid) = self.owner(whose) else { return Ok(()) };
+        let (path, owner) = (format!("{}/data", whose.id), (uid, uid));
         if !self.instances.is_owned_by(&path, owner, LOOKED_AT)? {
-            tracing::info!(instance = %row.id, uid, "its data is somebody else's, as after a restore; it is given back");
+            tracing::info!(instance = %whose.id, uid, "its data is somebody else's, as after a restore; it is given back");
             self.instances.give_tree(&path, owner, MAX_GIVEN)?;
         }
         Ok(())
@@ -356,12 +375,18 @@ impl Folders {
                 }
                 None => None,
             };
-            Ok(Seen { complete, owned, config, tombstone: this.tombstone(id)?, socket: this.has_socket(id) })
+            let blank = match this.instances.meta(format!("{id}/config/config.json")) {
+                Ok(_) => false,
+                Err(beneath::Error::NotFound { .. }) => true,
+                Err(error) => return Err(error.into()),
+            };
+            Ok(Seen { complete, owned, config, blank, tombstone: this.tombstone(id)?, socket: this.has_socket(id) })
         })
         .await
     }
 
-    fn has_socket(&self, id: InstanceId) -> bool {
+    /// Whether there is anything under the name of the instance's socket.
+    pub fn has_socket(&self, id: InstanceId) -> bool {
         self.run.meta(format!("{id}/in/{SOCKET}")).is_ok()
     }
 
@@ -373,7 +398,7 @@ impl Folders {
     pub async fn bereft(&self, rows: Vec<Row>) -> Result<HashSet<InstanceId>, Error> {
         let this = self.clone();
         blocking(move || {
-            let lost = |row: &&Row| !this.has_socket(row.id) || !this.folders(row).all(|folder| folder.exists());
+            let lost = |row: &&Row| !this.has_socket(row.id) || !this.folders(*row).all(|folder| folder.exists());
             Ok(rows.iter().filter(lost).map(|row| row.id).collect())
         })
         .await

@@ -24,6 +24,8 @@ pub struct Observed {
     pub owned: bool,
     /// The generation of its current `config.json`; for one that reads none, the one that it should be.
     pub config: Option<i64>,
+    /// Whether it has no `config.json` at all.
+    pub blank: bool,
     /// The time on the tombstone in its folder: until when the data of one that is deleted is kept.
     pub tombstone: Option<i64>,
     /// Whether there is anything under the name of its socket, without which nobody reaches it.
@@ -335,7 +337,11 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     if row.ready_run.is_some() && !running && !on_purpose {
         return vec![Step::NoteDown];
     }
-    let must_go_down = renew || lost || use_config || row.restart_pending() || row.archive_pending() || process_is_old;
+    // Nothing was ever found healthy here, and there is nothing to be read: what is up was made ahead, and waits for it.
+    let waits = row.observed_generation == 0 && seen.blank;
+    let use_config_anew = use_config && !waits;
+    let must_go_down =
+        renew || lost || use_config_anew || row.restart_pending() || row.archive_pending() || process_is_old;
 
     // Nothing of it has changed, so it goes on where it was.
     let resumes = state == Some(UnitState::Paused) && known_run && row.has_its_owner() && !must_go_down;

@@ -23,6 +23,7 @@ async fn nothing_is_answered_without_the_token() {
     let instance = format!("/api/instances/{}", alice.id);
     for (method, path) in [
         ("POST", "/api/instances/register".to_owned()),
+        ("POST", "/api/instances/reserve".into()),
         ("POST", "/api/instances/resolve".into()),
         ("POST", "/api/instances/configure-provider".into()),
         ("GET", "/api/instances".into()),

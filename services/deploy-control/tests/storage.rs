@@ -2,8 +2,6 @@
 //! told to come back, nothing half-written stays, and everything goes on by itself.
 
 mod support;
-#[path = "support/volume.rs"]
-mod volume;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -13,9 +11,8 @@ use contracts::{
 };
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection, Executor};
-use store::Database;
+use store::{Database, testing::Volume};
 use support::{Person, Running, World, sqlite_world, worlds};
-use volume::Volume;
 
 /// Room for a registry and a few people.
 const ROOM_KB: u64 = 8 << 10;

@@ -42,6 +42,12 @@ pub enum Doing {
     ToOther,
     /// And back.
     ToWorkspace,
+    /// Delete the workspace, by its name.
+    Delete,
+    /// Take that back.
+    Undelete,
+    /// Take everything along as a file, and put it back.
+    PutBack,
 }
 
 /// Something said and answered, both acknowledged.
@@ -81,6 +87,8 @@ pub struct Somebody {
     pub up: Option<bool>,
     /// What it is wanted to run; `None` when the last wish was not answered.
     pub plan: Option<&'static str>,
+    /// Whether it is deleted; `None` when the last wish was not answered.
+    pub deleted: Option<bool>,
     /// How many wishes were acknowledged that change something.
     pub wishes: i64,
     count: usize,
@@ -101,6 +109,7 @@ impl Somebody {
             given: Vec::new(),
             up: Some(true),
             plan: Some("workspace"),
+            deleted: Some(false),
             wishes: 0,
             count: 0,
         }
@@ -111,6 +120,9 @@ impl Somebody {
         if !self.signed_up {
             return Doing::SignUp;
         }
+        if self.deleted != Some(false) {
+            return Doing::Undelete;
+        }
         if self.given.iter().all(|given| !given.taken) {
             return Doing::Configure;
         }
@@ -120,7 +132,9 @@ impl Somebody {
         if self.up == Some(false) {
             return if entropy.below(3) == 0 { Doing::Configure } else { Doing::Start };
         }
-        match entropy.below(20) {
+        match entropy.below(22) {
+            20 => Doing::Delete,
+            21 => Doing::PutBack,
             0..9 => Doing::Chat,
             9..12 => Doing::Configure,
             12..14 => Doing::Stop,
@@ -146,6 +160,9 @@ impl Somebody {
             Doing::Retry => self.wish(&places, "retry", self.up).await,
             Doing::ToOther => self.change_plan(&places, OTHER_PLAN).await,
             Doing::ToWorkspace => self.change_plan(&places, "workspace").await,
+            Doing::Delete => self.delete(&places).await,
+            Doing::Undelete => self.undelete(&places).await,
+            Doing::PutBack => self.put_back(&places).await,
         }
     }
 
@@ -257,6 +274,48 @@ impl Somebody {
         Ok(())
     }
 
+    async fn delete(&mut self, places: &Places) -> anyhow::Result<()> {
+        let before = self.deleted.take();
+        let (action, slug) = (format!("{}/instance/delete", places.portal()), self.person.slug.clone());
+        let fields = [("slug", slug.as_str())];
+        let page =
+            tokio::time::timeout(TRIES, self.web.submit(&action, &fields)).await.context("no answer in time")??;
+        page.expect(200)?;
+        self.deleted = Some(true);
+        self.wishes += i64::from(before == Some(false));
+        Ok(())
+    }
+
+    async fn undelete(&mut self, places: &Places) -> anyhow::Result<()> {
+        let before = self.deleted.take();
+        let action = format!("{}/instance/undelete", places.portal());
+        let page = tokio::time::timeout(TRIES, self.web.submit(&action, &[])).await.context("no answer in time")??;
+        page.expect(200)?;
+        self.deleted = Some(false);
+        self.wishes += i64::from(before == Some(true));
+        Ok(())
+    }
+
+    /// All of it as it was: what comes of it half would be seen by what is missing.
+    async fn put_back(&mut self, places: &Places) -> anyhow::Result<()> {
+        let export = format!("{}/instance/export", places.portal()).parse()?;
+        let taking = async {
+            let answer = self.web.request(reqwest::Method::GET, &export)?.send().await?;
+            ensure!(answer.status() == 200, "the file: {}", answer.status());
+            anyhow::Ok(answer.bytes().await?)
+        };
+        let file = tokio::time::timeout(TRIES, taking).await.context("no file in time")??;
+        let restore = format!("{}/instance/restore", places.portal()).parse()?;
+        let request = self.web.upload(&restore, "file", &file)?;
+        let page =
+            tokio::time::timeout(TRIES, self.web.once(request, &restore)).await.context("no answer in time")??;
+        page.expect(303)?;
+        self.wishes += 1;
+        // What is said until it is down goes with what is replaced.
+        self.waits("put back", places, async |web, places| by_form::is_ready(web, places).await).await;
+        Ok(())
+    }
+
     /// Has it up, with Beaver's own workspace in it.
     ///
     /// # Errors
@@ -264,6 +323,11 @@ impl Somebody {
     pub async fn wants_everything(&mut self, places: &Places) -> anyhow::Result<()> {
         if !self.signed_up {
             self.sign_up(places).await?;
+        }
+        if self.deleted != Some(false) {
+            let page = by_form::sign_in(&mut self.web, places, &self.person.email, &self.person.password).await?;
+            page.expect(200)?;
+            self.undelete(places).await?;
         }
         if self.plan != Some("workspace") {
             self.change_plan(places, "workspace").await?;

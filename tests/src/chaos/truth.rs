@@ -189,21 +189,31 @@ fn wanted(seen: &Seen, somebody: &Somebody) -> Vec<String> {
         Some(false) => instance.phase == Phase::Stopped,
         None => matches!(instance.phase, Phase::Ready | Phase::Stopped),
     };
+    let is_deleted = instance.phase == Phase::PendingDeletion;
+    let as_wanted = match somebody.deleted {
+        Some(true) => is_deleted,
+        Some(false) => as_wanted,
+        None => as_wanted || is_deleted,
+    };
     let plan = somebody.plan.is_none_or(|plan| instance.plan.as_str() == plan);
     let settled = instance.observed_generation == instance.generation;
     let none_forgotten = instance.generation > somebody.wishes;
     if as_wanted && plan && settled && none_forgotten {
         return Vec::new();
     }
-    let wishes = (somebody.up, somebody.plan, somebody.wishes);
-    vec![violation("right_generation", format!("wanted (up, plan, wishes) {wishes:?}, but {instance:?}"))]
+    let wishes = (somebody.up, somebody.plan, somebody.deleted, somebody.wishes);
+    vec![violation("right_generation", format!("wanted (up, plan, deleted, wishes) {wishes:?}, but {instance:?}"))]
 }
 
 /// One route, to the right instance, which says what is so.
 fn routes(seen: &Seen, somebody: &Somebody) -> Vec<String> {
     let Some(instance) = of(seen, somebody) else { return Vec::new() };
     let slug = &somebody.person.slug;
-    let state = if instance.phase == Phase::Ready { RouteState::Running } else { RouteState::Stopped };
+    let state = match instance.phase {
+        Phase::Ready => RouteState::Running,
+        Phase::PendingDeletion => RouteState::Deleted,
+        _ => RouteState::Stopped,
+    };
     let its: Vec<_> = seen.routes.iter().filter(|route| route.slug.as_str() == slug).collect();
     let right = matches!(its[..], [route] if Some(route.instance_id) == somebody.id
         && route.account_id == instance.account_id && route.state == state);

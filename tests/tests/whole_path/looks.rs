@@ -53,6 +53,7 @@ impl World<'_> {
                 .await;
             for (name, path) in [
                 ("instance", "/instance"),
+                ("data", "/instance/data"),
                 ("onboarding", "/onboarding"),
                 ("applying", "/applying"),
                 ("account", "/account"),

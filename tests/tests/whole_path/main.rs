@@ -2,6 +2,8 @@
 //! workspace each, give it a provider and talk to a model. Then everything is broken once.
 
 mod attack;
+mod chaos;
+mod data;
 mod docker;
 mod engine_restart;
 mod failing;

@@ -68,6 +68,7 @@ async fn an_answer_that_was_lost_is_asked_for_with_the_same_key() {
     house.authz.refuse(("/portal/register", 503, "unavailable", None, None));
     let page = browser.post("/register", &fields).await;
     assert_eq!((page.status.as_u16(), page.value("key")), (503, Some(key.clone())));
+    assert_eq!(page.headers["retry-after"], "5");
     page.shows("Try again in a few seconds");
     house.authz.refuse(("/portal/register", 409, "slug_taken", Some("slug"), None));
     let page = browser.post("/register", &fields).await;

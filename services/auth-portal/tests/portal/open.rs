@@ -98,6 +98,7 @@ async fn a_workspace_that_is_not_there_says_so() {
     let page = browser.get(&link("alice")).await;
     assert_eq!(page.status.as_u16(), 503);
     page.shows("alice is not running");
+    assert!(!page.headers.contains_key("retry-after"), "it does not come back by itself");
     assert!(page.body.contains("action=\"/instance/start\"") && !page.body.contains("http-equiv"));
     assert_eq!(page.headers["referrer-policy"], "same-origin", "the form on it needs its Origin");
     house.deploy.step(Phase::Starting, &[]);

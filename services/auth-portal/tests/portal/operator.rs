@@ -75,6 +75,7 @@ async fn the_console_is_for_operators_alone() {
     house.deploy.inner.lock().away = true;
     let page = operator.get("/operator").await;
     assert_eq!(page.status.as_u16(), 503);
+    assert_eq!(page.headers["retry-after"], "5");
     page.shows("deploy-control cannot be reached");
 }
 

@@ -15,7 +15,7 @@ use axum::{
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
     InstanceId, PlanName,
-    deploy::{Desired, Instance, OnBehalfOf, Phase, RegisterInstance, ResolveInstance},
+    deploy::{Desired, Instance, OnBehalfOf, Phase, RegisterInstance, Reserved, ResolveInstance},
     instance::EndSessions,
 };
 use http::{HeaderMap, Request, StatusCode};
@@ -73,9 +73,14 @@ pub fn config(deploy_url: &str, router_url: &str) -> Config {
 
 impl Authz {
     pub async fn on(store: TestStore) -> Self {
+        Self::with(store, |config| config).await
+    }
+
+    /// With other settings.
+    pub async fn with(store: TestStore, change: impl FnOnce(Config) -> Config) -> Self {
         let (deploy, workspaces) = (FakeDeployControl::start().await, FakeWorkspaces::start().await);
         let (clock, hand) = Clock::manual(START_MS);
-        let config = config(&deploy.url, &workspaces.url);
+        let config = change(config(&deploy.url, &workspaces.url));
         let app = App::new(config, store.clone(), clock, Entropy::system()).await.unwrap();
         Self { router: app.router(), app, hand, deploy, workspaces, store }
     }
@@ -245,6 +250,8 @@ struct FakeState {
     calls: AtomicUsize,
     taken: std::sync::Mutex<Vec<RegisterInstance>>,
     stopped: std::sync::Mutex<Vec<InstanceId>>,
+    /// The id of one that is made ahead.
+    ahead: std::sync::Mutex<Option<InstanceId>>,
     /// What every instance is said to be; accepted when nothing else was said.
     phase: std::sync::Mutex<Option<Phase>>,
 }
@@ -254,6 +261,7 @@ impl FakeDeployControl {
         let state = Arc::new(FakeState::default());
         let router = Router::new()
             .route("/api/instances/register", post(take))
+            .route("/api/instances/reserve", post(reserve))
             .route("/api/instances/resolve", post(resolve))
             .route("/api/instances/{id}/stop", post(stop))
             .with_state(Arc::clone(&state));
@@ -268,6 +276,11 @@ impl FakeDeployControl {
     /// From now on it says that every instance is so.
     pub fn say(&self, phase: Phase) {
         *self.state.phase.lock().unwrap() = Some(phase);
+    }
+
+    /// From now on one with this id is made ahead, for the next who asks; without, it cannot say.
+    pub fn make_ahead(&self, id: Option<InstanceId>) {
+        *self.state.ahead.lock().unwrap() = id;
     }
 
     /// From now on it knows of nothing.
@@ -293,6 +306,14 @@ impl FakeDeployControl {
     pub fn taken(&self) -> Vec<RegisterInstance> {
         self.state.taken.lock().unwrap().clone()
     }
+}
+
+async fn reserve(State(state): State<Arc<FakeState>>) -> Result<Json<Reserved>, StatusCode> {
+    if state.hangs.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    let instance_id = state.ahead.lock().unwrap().take().ok_or(StatusCode::BAD_GATEWAY)?;
+    Ok(Json(Reserved { instance_id }))
 }
 
 async fn take(

@@ -13,5 +13,6 @@ mod secrets;
 mod sessions;
 mod signing_in;
 mod signing_up;
+mod storage;
 mod suspension;
 mod token_endpoint;

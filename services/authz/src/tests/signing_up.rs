@@ -33,6 +33,30 @@ async fn a_sign_up_makes_an_account_a_session_and_an_instance() {
 }
 
 #[tokio::test]
+async fn whoever_signs_up_is_told_of_what_was_made_ahead_and_waits_for_nobody_who_cannot_say() {
+    let store = store::testing::sqlite(&crate::MIGRATOR).await;
+    let authz = Authz::with(store, |config| crate::config::Config { has_pool: true, ..config }).await;
+    let ahead = contracts::InstanceId::from_uuid(authz.app.entropy.uuid_v7(&authz.app.clock));
+    authz.deploy.make_ahead(Some(ahead));
+    // What is refused takes none away.
+    let mut refused = sign_up("alice");
+    refused["password"] = json!("short");
+    assert_eq!(authz.register(&refused).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(Person::of(&authz.register(&sign_up("alice")).await).instance_id, ahead.to_string());
+    assert_eq!(authz.deploy.taken()[0].instance_id, ahead);
+    // With none there, and with nobody to ask.
+    let bob = Person::of(&authz.register(&sign_up("bob")).await);
+    assert_ne!(bob.instance_id, ahead.to_string());
+    authz.deploy.hang(true);
+    let carol = authz.register(&sign_up("carol")).await;
+    assert_eq!(carol.status, StatusCode::CREATED, "{}", carol.text);
+    // Without a pool nobody is asked.
+    let without = Authz::simple().await;
+    without.deploy.make_ahead(Some(ahead));
+    assert_ne!(Person::of(&without.register(&sign_up("alice")).await).instance_id, ahead.to_string());
+}
+
+#[tokio::test]
 async fn every_refusal_names_its_field_and_makes_nothing() {
     for authz in everywhere().await {
         authz.person("alice").await;

@@ -5,7 +5,7 @@ use contracts::{
     AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
         By, ChangePlan, ConfigureProvider, DeleteInstance, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf,
-        RegisterInstance, ResolveInstance, Sleep, UndeleteInstance, WakeInstance,
+        RegisterInstance, Reserved, ResolveInstance, Sleep, UndeleteInstance, WakeInstance,
     },
 };
 use http::StatusCode;
@@ -84,6 +84,18 @@ pub(super) async fn change_plan(
 /// An id in a path; what is none is no instance's.
 pub(super) fn parse(id: &str) -> Result<InstanceId, Problem> {
     id.parse().map_err(|_| Problem::not_found("instance_not_found"))
+}
+
+/// An id for an instance that somebody is about to ask for: of one that is made ahead, where one waits, and else a new one.
+/// Nobody else is told of it.
+#[utoipa::path(post, path = "/api/instances/reserve", responses(
+    (status = 200, body = Reserved), (status = 503, body = ProblemDetails)))]
+pub(super) async fn reserve(State(api): State<Api>) -> Result<Json<Reserved>, Problem> {
+    let ahead = api.registry.reserve_ahead().await?;
+    let instance_id = ahead.unwrap_or_else(|| api.reconciler.new_id());
+    // There is one fewer.
+    api.reconciler.fill_pool();
+    Ok(Json(Reserved { instance_id }))
 }
 
 /// Takes an instance in. The same call again finds it.

@@ -66,6 +66,7 @@ pub struct Api {
 pub fn router(api: Api, tokens: Vec<SecretString>) -> Router {
     let guarded = Router::new()
         .route("/api/instances", get(instances::list))
+        .route("/api/instances/reserve", post(instances::reserve))
         .route("/api/instances/register", post(instances::register))
         .route("/api/instances/resolve", post(instances::resolve))
         .route("/api/instances/configure-provider", post(instances::configure_provider))
@@ -124,6 +125,7 @@ impl From<registry::Error> for Problem {
                 "instance_down",
                 "This instance does not sleep: it was stopped, or could not be brought up. Its owner can start it.",
             ),
+            registry::Error::Busy => Problem::unavailable(error),
             registry::Error::Database(error) if store::is_unavailable(&error) => Problem::unavailable(error),
             other => Problem::internal(other),
         }

@@ -14,6 +14,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
 #[openapi(
     info(title = "deploy-control", description = "Instances: wishes in, progress and routes out."),
     paths(
+        super::instances::reserve,
         super::instances::register,
         super::instances::resolve,
         super::instances::configure_provider,

@@ -18,6 +18,7 @@ use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 /// What each bring-up that is under way will have taken of the host's memory by the time it is through, in bytes: the
 /// instance's own, and its containers' share of the engine.
@@ -58,6 +59,8 @@ struct Inner {
     state: Mutex<State>,
     /// Somebody waits who did not before.
     joined: Notify,
+    /// Cancelled once it is known who is up. Nobody has a turn before.
+    open: CancellationToken,
 }
 
 #[derive(Default)]
@@ -71,8 +74,6 @@ struct State {
     usual: Option<Duration>,
     /// Whether those in front wait for room, rather than for others to be through.
     full: bool,
-    /// Whether it is known who is up. Nobody has a turn before.
-    open: bool,
 }
 
 /// A turn to be brought up; the next in line gets one when it is dropped.
@@ -102,7 +103,7 @@ impl Drop for Turn {
 
 impl Line {
     pub(super) fn new(config: LineConfig) -> Self {
-        Self(Arc::new(Inner { config, state: Mutex::default(), joined: Notify::new() }))
+        Self(Arc::new(Inner { config, state: Mutex::default(), joined: Notify::new(), open: CancellationToken::new() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,9 +117,14 @@ impl Line {
         // What came up since the look began is not in it.
         state.up.retain(|_, seen| *seen >= began);
         state.up.extend(up.map(|id| (id, began)));
-        state.open = true;
         drop(state);
+        self.0.open.cancel();
         self.advance();
+    }
+
+    /// Waits until it is known who is up.
+    pub(super) async fn opened(&self) {
+        self.0.open.cancelled().await;
     }
 
     /// Whether an instance is up takes room, whoever brought it up.
@@ -152,7 +158,7 @@ impl Line {
             let adds = !(rank == Rank::Changing || state.up.contains_key(&id));
             let room = !adds || self.has_room(&state);
             state.full = !room;
-            if !state.open || !room || state.working.len() >= self.0.config.at_once {
+            if !self.0.open.is_cancelled() || !room || state.working.len() >= self.0.config.at_once {
                 return;
             }
             let Some((_, sender)) = state.waiting.pop_first() else { return };
@@ -174,6 +180,18 @@ impl Line {
         // Where the kernel does not say, the engine will.
         let Some(available) = available_bytes(&config.meminfo) else { return true };
         available >= spare.saturating_add(ONE_START.saturating_mul(coming as u64 + 1))
+    }
+
+    /// Whether those who wait do so for room, rather than for others to be through.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.state();
+        state.full && in_line(&state).next().is_some()
+    }
+
+    /// Whether nobody waits, and there is room for one more.
+    pub(super) fn has_spare(&self) -> bool {
+        let state = self.state();
+        self.0.open.is_cancelled() && in_line(&state).next().is_none() && self.has_room(&state)
     }
 
     /// Where an instance is in line; `None` when it does not wait.

@@ -8,6 +8,7 @@ mod failing;
 mod failure;
 mod line;
 mod outcome;
+mod pool;
 mod rollout;
 mod steps;
 mod turn;
@@ -26,7 +27,10 @@ use contracts::{
 };
 use futures_util::StreamExt;
 use service::Shutdown;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -43,6 +47,7 @@ use crate::{
 };
 
 pub use line::LineConfig;
+pub use pool::PoolConfig;
 pub use rollout::RolloutConfig;
 
 use line::Line;
@@ -94,6 +99,8 @@ pub(crate) struct Inner {
     rollouts: Rollouts,
     /// How many instances are looked at at once.
     looks: Semaphore,
+    /// The pool is to be looked at.
+    pool: Notify,
     tasks: TaskTracker,
     /// When it was started, in Unix milliseconds.
     began_ms: i64,
@@ -115,6 +122,7 @@ impl Reconciler {
             permits,
             rollouts,
             looks,
+            pool: Notify::new(),
             tasks: TaskTracker::new(),
             began_ms,
             stop,
@@ -122,6 +130,7 @@ impl Reconciler {
         let this = Self(Arc::new(inner));
         this.0.tasks.spawn(this.clone().oversee());
         this.0.tasks.spawn(this.clone().keep_line());
+        this.0.tasks.spawn(this.clone().keep_pool());
         this
     }
 
@@ -167,7 +176,13 @@ impl Reconciler {
 
     /// Lets the line go on, and tells those who watch how far they are.
     async fn keep_line(self) {
-        let moved = |waiting: &[InstanceId]| self.0.parts.hub.tell_again(waiting);
+        let moved = |waiting: &[InstanceId]| {
+            self.0.parts.hub.tell_again(waiting);
+            if self.0.line.is_full() {
+                // It may have room to give.
+                self.0.pool.notify_one();
+            }
+        };
         tokio::select! {
             () = self.0.stop.cancelled() => {}
             () = self.0.line.keep(moved) => {}
@@ -249,6 +264,12 @@ impl Reconciler {
 
     /// Compares everything wanted with everything there is, and wakes workers for what differs.
     async fn look_at_everything(&self, orphans: &mut HashSet<InstanceId>) {
+        let begun = Instant::now();
+        self.compare(orphans).await;
+        metrics::histogram!("beaver_full_pass_seconds").record(begun.elapsed().as_secs_f64());
+    }
+
+    async fn compare(&self, orphans: &mut HashSet<InstanceId>) {
         let rows = match self.0.parts.registry.all().await {
             Ok(rows) => rows,
             Err(error) => {
@@ -275,6 +296,17 @@ impl Reconciler {
             let unit = units.remove(&row.id);
             if !settled(row, now_ms) || bereft.contains(&row.id) || self.differs(row, unit.as_ref()).await {
                 self.nudge(row.id);
+            }
+        }
+        for id in units.keys().copied().collect::<Vec<_>>() {
+            // Made ahead, or taken in since the rows were read.
+            match self.0.parts.registry.accounts_for(id).await {
+                Ok(false) => {}
+                Ok(true) => drop(units.remove(&id)),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "instances cannot be read");
+                    return;
+                }
             }
         }
         metrics::gauge!("beaver_orphans").set(units.len() as f64);

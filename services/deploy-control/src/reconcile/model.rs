@@ -19,7 +19,7 @@ use crate::{
     plan::{Goal, Observed, Seen, Step, plan},
     registry::{self, Row, Wish, wished},
 };
-use world::{Container, World};
+use world::{Container, UNREAD, World};
 
 const PHASES: [Phase; 14] = [
     Phase::Accepted,
@@ -123,6 +123,15 @@ fn worlds() -> impl Strategy<Value = World> {
             // It was found healthy, so with the configuration that then came into force.
             container.config = row.applied_config_generation;
         }
+        let config = config.unwrap_or(row.config_target());
+        let config = (folders && has_config).then_some(config);
+        if row.observed_generation == 0 && config.is_none() {
+            // Never healthy, and nothing to read: what is up was made ahead.
+            (row.ready_run, row.ready_at_ms) = (None, None);
+            if let Some(container) = unit.as_mut().filter(|container| container.is_up()) {
+                container.config = UNREAD;
+            }
+        }
         let (mut folders, mut tombstone) = (folders, (has_other && folders).then_some(7));
         if let (Desired::Deleted, Some((asked_at_ms, kept_ms))) = (desired, deletion) {
             let data_until_ms = asked_at_ms + kept_ms;
@@ -143,8 +152,7 @@ fn worlds() -> impl Strategy<Value = World> {
             // A deletion that is taken back takes its phase along.
             row.phase = Phase::Accepted;
         }
-        let config = config.unwrap_or(row.config_target());
-        let config = (folders && has_config).then_some(config);
+        let config = config.filter(|_| folders);
         World {
             row,
             unit,
@@ -315,6 +323,26 @@ proptest! {
         prop_assert_eq!(world.row.refused_archive_generation, i64::from(sick));
         let told = world.row.error.as_ref().is_some_and(|error| error.code == "restore_not_accepted");
         prop_assert_eq!(told, sick);
+    }
+
+    #[test]
+    fn what_was_made_ahead_is_neither_made_nor_stopped(
+        mut world in worlds().prop_filter("wanted up", |world| world.row.desired == Desired::Running),
+    ) {
+        let row = &mut world.row;
+        (row.generation, row.observed_generation, row.phase, row.sleep) = (1, 0, Phase::Accepted, Sleep::Awake);
+        (row.config_generation, row.applied_config_generation, row.refused_config_generation) = (0, 0, 0);
+        (row.restart_generation, row.applied_restart_generation) = (0, 0);
+        (row.ready_run, row.ready_at_ms, row.registered, row.next_attempt_at_ms) = (None, None, false, 0);
+        row.plan = PlanName::workspace();
+        world.unit = Some(Container { state: UnitState::Paused, run: 2, current: true, config: UNREAD });
+        (world.folders, world.owned, world.socket, world.config) = (true, true, true, None);
+        world.tombstone = None;
+        let taken = world.settles();
+        let ways = [Step::UseConfig(0), Step::Identify, Step::Start, Step::AwaitHealthy(0), Step::Register, Step::Settle(Goal::Ready)];
+        prop_assert_eq!(taken, ways);
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert_eq!(world.runs, 3, "it is the process that waited");
     }
 
     #[test]

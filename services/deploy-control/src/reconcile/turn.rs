@@ -23,6 +23,11 @@ impl Worker<'_> {
             return None;
         }
         let line = &self.inner.line;
+        tokio::select! {
+            // It is no line that somebody waits in yet.
+            () = line.opened() => {}
+            () = self.mailbox.wish.notified() => return Some(Next::Anew),
+        }
         let rank = match &seen.unit {
             // It only goes on: its memory is there.
             Seen::Unit { unit, .. }

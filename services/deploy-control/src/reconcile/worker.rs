@@ -292,8 +292,8 @@ impl Worker<'_> {
         let looked = async { Ok(parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), looked)?;
         let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
-        let folders::Seen { complete, owned, tombstone, socket, .. } = folders;
-        Ok(Observed { unit, folders: complete, owned, config, tombstone, socket })
+        let folders::Seen { complete, owned, blank, tombstone, socket, .. } = folders;
+        Ok(Observed { unit, folders: complete, owned, config, blank, tombstone, socket })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {

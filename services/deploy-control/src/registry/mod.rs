@@ -4,6 +4,7 @@
 //! from and changes nothing when that has passed: a wish is then made again on the newer row, and the reconciler looks
 //! again at what is wanted.
 
+mod pool;
 mod progress;
 mod row;
 mod sleep;
@@ -19,6 +20,7 @@ use store::Store;
 
 use crate::strikes::Strikes;
 
+pub use pool::{Ahead, Made};
 pub use progress::Progress;
 pub use row::Row;
 pub use wishes::{Registered, Wish};
@@ -58,6 +60,9 @@ pub enum Error {
     /// The time in which its deletion could be taken back is over.
     #[error("its deletion is final")]
     DeletionFinal,
+    /// What was made ahead under this id is being removed just now.
+    #[error("it is being removed")]
+    Busy,
     /// A column holds something that this program did not write.
     #[error("the column {column} holds something unreadable")]
     Corrupt {

@@ -168,7 +168,8 @@ pub(super) fn word<T: Serialize>(value: &T) -> String {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(column: &'static str, word: &'a str) -> Result<T, Error> {
+/// The enum that a column's word stands for.
+pub(super) fn read<'a, T: Deserialize<'a>>(column: &'static str, word: &'a str) -> Result<T, Error> {
     T::deserialize(StrDeserializer::<serde::de::value::Error>::new(word)).map_err(|_| Error::Corrupt { column })
 }
 

@@ -6,7 +6,7 @@ use contracts::{
     routes::RouteState,
 };
 
-use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, word};
+use super::{Columns, Error, NewEvent, Progress, Registry, Row, insert_events, pool, word};
 
 /// How often a write that lost against another is tried again.
 pub(super) const TRIES: u32 = 8;
@@ -52,7 +52,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Error::IdTaken`], [`Error::SlugTaken`], [`Error::Database`].
+    /// [`Error::IdTaken`], [`Error::SlugTaken`], [`Error::Busy`], [`Error::Database`].
     pub async fn register(&self, wanted: &RegisterInstance, plan: &PlanName) -> Result<Registered, Error> {
         let mut tries = TRIES;
         loop {
@@ -90,7 +90,10 @@ impl Registry {
         let mut transaction = self.store.begin().await?;
         // Always in this order: who takes one of them waits for the other.
         let number = next(&mut transaction, "instance").await?;
-        let uid = next(&mut transaction, "uid").await?;
+        let uid = match pool::take_over(&mut transaction, wanted.instance_id).await? {
+            Some(uid) => uid,
+            None => next(&mut transaction, "uid").await?,
+        };
         let columns = sqlx::query_as::<_, Columns>(
             "INSERT INTO instances (id, number, uid, slug, account_id, desired, generation, restart_generation, \
              config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
@@ -253,7 +256,8 @@ impl Registry {
 }
 
 /// The next of the numbers that are counted under this name.
-async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, Error> {
+/// The next number of this name, which is given to nobody else.
+pub(super) async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, Error> {
     let taken = sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = $1 RETURNING newest");
     Ok(taken.bind(name).fetch_one(&mut **transaction).await?)
 }

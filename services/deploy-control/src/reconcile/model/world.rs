@@ -51,13 +51,23 @@ pub(super) struct Container {
     pub(super) state: UnitState,
     pub(super) run: u32,
     pub(super) current: bool,
-    /// The configuration that its process has read.
+    /// The configuration that its process has read, or [`UNREAD`].
     pub(super) config: i64,
 }
+
+/// None: it was made ahead, and waits until there is one.
+pub(super) const UNREAD: i64 = -1;
 
 impl Container {
     pub(super) fn is_up(&self) -> bool {
         matches!(self.state, UnitState::Running | UnitState::Paused)
+    }
+
+    /// It gets time, and somebody asks it: what waits for a configuration looks whether there is one.
+    fn is_asked(&mut self, config: Option<i64>) {
+        if self.config == UNREAD {
+            self.config = config.unwrap_or(UNREAD);
+        }
     }
 }
 
@@ -80,7 +90,8 @@ impl World {
         // As the worker sees it: what reads no configuration has the one that it should have.
         let config = if self.row.plan.is_workspace() { self.config } else { Some(self.row.config_target()) };
         let Self { folders, owned, tombstone, socket, .. } = *self;
-        Observed { unit, folders, owned, config, tombstone, socket }
+        let blank = self.config.is_none();
+        Observed { unit, folders, owned, config, blank, tombstone, socket }
     }
 
     pub(super) fn plan(&self) -> Vec<Step> {
@@ -150,7 +161,8 @@ impl World {
                 container.state = UnitState::Running;
             }
             Step::AwaitHealthy(wanted) => {
-                let container = self.unit.as_ref().filter(|container| container.is_up()).expect("it is up");
+                let container = self.unit.as_mut().filter(|container| container.is_up()).expect("it is up");
+                container.is_asked(self.config);
                 if (self.row.plan.is_workspace() && container.config != *wanted) || !self.socket {
                     return Err(Unwell::OldConfig);
                 }

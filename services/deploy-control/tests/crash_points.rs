@@ -73,4 +73,8 @@ walked! {
     wrong_rights: WrongRights,
     newer_config: NewerConfig,
     lost_owner: LostOwner,
+    pauses: Pauses,
+    falls_asleep: FallsAsleep,
+    resumes: Resumes,
+    wakes: Wakes,
 }

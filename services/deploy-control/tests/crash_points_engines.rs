@@ -131,4 +131,23 @@ walked! {
     WrongRights: process_wrong_rights, docker_wrong_rights;
     NewerConfig: process_newer_config, docker_newer_config;
     LostOwner: process_lost_owner, docker_lost_owner;
+    Wakes: process_wakes, docker_wakes;
+}
+
+/// With the process engine what sleeps ends with the service.
+macro_rules! walked_on_docker {
+    ($($name:ident: $change:ident;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                on_docker(Change::$change).await;
+            }
+        )*
+    };
+}
+
+walked_on_docker! {
+    docker_pauses: Pauses;
+    docker_falls_asleep: FallsAsleep;
+    docker_resumes: Resumes;
 }

@@ -22,7 +22,7 @@ use contracts::{
     routes::{RouteMessage, RouteState},
 };
 use deploy_control::{
-    config::Config,
+    config::{Config, Idle},
     engine::{Engine, Unit, UnitState, conformance::within, faulty::Faulty},
     strikes::testing::{Place, Strikers, When},
 };
@@ -30,7 +30,11 @@ use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::support::{self, Person, Running, neighbours::Neighbours, reader::Reader};
+use crate::support::{
+    self, Person, Running,
+    neighbours::{Neighbours, Used},
+    reader::Reader,
+};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,7 +73,7 @@ impl Ground {
         config.strikes = self.strikers.life();
         let strikes = config.strikes.clone();
         let mut running = support::start(&config, Arc::new(Faulty::new(engine, strikes))).await;
-        running.follow();
+        running.follow_as(&self.neighbours);
         running
     }
 
@@ -140,6 +144,12 @@ pub enum Change {
     NewerConfig,
     /// It does not know its owner any more.
     LostOwner,
+    /// Nobody uses it: it is frozen, or stopped.
+    Pauses,
+    FallsAsleep,
+    /// Somebody comes to one that is frozen, or asleep.
+    Resumes,
+    Wakes,
 }
 
 impl Change {
@@ -164,11 +174,33 @@ impl Change {
             Self::WrongRights => &["mend", "settle"],
             Self::NewerConfig => &["adopt", "await_healthy", "settle"],
             Self::LostOwner => &["start", "await_healthy", "register", "settle"],
+            Self::Pauses => &["quiet", "pause", "settle"],
+            Self::FallsAsleep => &["quiet", "stop", "settle"],
+            Self::Resumes => &["resume", "settle"],
+            Self::Wakes => &["start", "await_healthy", "settle"],
         }
+    }
+
+    /// How deep somebody sleeps before it or after it.
+    fn sleeps(self) -> Option<Phase> {
+        match self {
+            Self::Pauses | Self::Resumes => Some(Phase::Paused),
+            Self::FallsAsleep | Self::Wakes => Some(Phase::Asleep),
+            _ => None,
+        }
+    }
+
+    /// What the operator's settings say for it.
+    fn set(self, ground: &Ground) {
+        let after = |phase| (self.sleeps() == Some(phase)).then_some(Duration::from_secs(1));
+        let idle = Idle { pause_after: after(Phase::Paused), stop_after: after(Phase::Asleep) };
+        ground.config.lock().unwrap().plans.idle = idle;
     }
 
     /// Brings somebody to where the change begins; what it was like then.
     async fn prepare(self, ground: &Ground, service: &Running, person: &Person) -> Result<Before, String> {
+        let in_use = Used { in_flight: 1, then_in_flight: 1, ..Used::default() };
+        ground.neighbours.use_it(person.id, in_use.clone());
         if matches!(self, Self::Retry | Self::Discard) {
             ground.neighbours.set_refuse_owner(true);
             service.register(person).await;
@@ -200,6 +232,11 @@ impl Change {
             Self::Undelete => {
                 service.delete(person).await;
                 settled(service, person, Phase::PendingDeletion).await?;
+            }
+            Self::Resumes | Self::Wakes => {
+                ground.neighbours.use_it(person.id, Used::default());
+                settled(service, person, self.sleeps().expect("it sleeps before it")).await?;
+                ground.neighbours.use_it(person.id, in_use);
             }
             _ => {}
         }
@@ -235,17 +272,28 @@ impl Change {
             Self::Undelete => ask(service, person, "undelete", json!({ "by": person.account })).await,
             Self::Plan => ask(service, person, "plan", json!({ "plan": "notes" })).await,
             Self::PlanBack => ask(service, person, "plan", json!({ "plan": "workspace" })).await,
+            Self::Resumes | Self::Wakes => ask(service, person, "wake", json!({ "why": "visit" })).await,
             _ => return None,
         })
     }
 
     fn is_between_lives(self) -> bool {
-        matches!(self, Self::Renewal | Self::LostFolders | Self::LostSocket | Self::WrongRights | Self::NewerConfig)
+        matches!(
+            self,
+            Self::Renewal
+                | Self::LostFolders
+                | Self::LostSocket
+                | Self::WrongRights
+                | Self::NewerConfig
+                | Self::Pauses
+                | Self::FallsAsleep
+        )
     }
 
     /// What happens while nobody looks, between two lives of the service.
     fn happens(self, ground: &Ground, person: &Person) {
         match self {
+            Self::Pauses | Self::FallsAsleep => ground.neighbours.use_it(person.id, Used::default()),
             Self::Renewal => ground.config.lock().unwrap().plans.limits.memory_bytes += 1 << 20,
             Self::LostFolders => fs::remove_dir_all(ground.folder("run", person)).unwrap(),
             Self::LostSocket => {
@@ -275,6 +323,8 @@ impl Change {
             Self::Stop => (Phase::Stopped, Some(RouteState::Stopped), Some(UnitState::Exited)),
             Self::Discard => (Phase::Deleted, None, None),
             Self::Delete => (Phase::PendingDeletion, None, None),
+            Self::Pauses => (Phase::Paused, Some(RouteState::Paused), Some(UnitState::Paused)),
+            Self::FallsAsleep => (Phase::Asleep, Some(RouteState::Asleep), Some(UnitState::Exited)),
             _ => (Phase::Ready, Some(RouteState::Running), Some(UnitState::Running)),
         };
         let instance = look(service, person).await?;
@@ -299,6 +349,7 @@ impl Change {
                 is("the process is another", run != before.run)?
             }
             Self::Renewal | Self::Plan | Self::PlanBack => is("the unit is another", renewed)?,
+            Self::Pauses | Self::Resumes => is("the process is the same", run == before.run)?,
             _ => {}
         }
 
@@ -448,6 +499,7 @@ async fn walk(
     person: &Person,
     blow: Option<Blow>,
 ) -> Result<Vec<(Place, usize)>, String> {
+    change.set(ground);
     let mut service = ground.start().await;
     let before = change.prepare(ground, &service, person).await.map_err(|why| format!("before it: {why}"))?;
     match blow {

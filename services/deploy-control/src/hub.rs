@@ -14,7 +14,7 @@ use contracts::{
 };
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::registry::Row;
+use crate::registry::{self, Row};
 
 /// How many changes a slow reader may be behind before it is made to connect again.
 const BACKLOG: usize = 1024;
@@ -124,7 +124,7 @@ impl Hub {
 
 /// Keeps the number of instances in each phase.
 fn count(before: Option<Phase>, now: Phase) {
-    let gauge = |phase: Phase| metrics::gauge!("beaver_instances", "phase" => format!("{phase:?}").to_lowercase());
+    let gauge = |phase: Phase| metrics::gauge!("beaver_instances", "phase" => registry::word(&phase));
     if before == Some(now) {
         return;
     }

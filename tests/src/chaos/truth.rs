@@ -209,14 +209,17 @@ fn wanted(seen: &Seen, somebody: &Somebody) -> Vec<String> {
 fn routes(seen: &Seen, somebody: &Somebody) -> Vec<String> {
     let Some(instance) = of(seen, somebody) else { return Vec::new() };
     let slug = &somebody.person.slug;
-    let state = match instance.phase {
-        Phase::Ready => RouteState::Running,
-        Phase::PendingDeletion => RouteState::Deleted,
-        _ => RouteState::Stopped,
-    };
+    let state = if instance.phase == Phase::Ready { RouteState::Running } else { RouteState::Stopped };
     let its: Vec<_> = seen.routes.iter().filter(|route| route.slug.as_str() == slug).collect();
-    let right = matches!(its[..], [route] if Some(route.instance_id) == somebody.id
-        && route.account_id == instance.account_id && route.state == state);
+    let right = match its[..] {
+        // Nobody is let in to what is deleted.
+        [] => instance.phase == Phase::PendingDeletion,
+        [route] => {
+            let (its, owners) = (Some(route.instance_id) == somebody.id, route.account_id == instance.account_id);
+            its && owners && route.state == state && instance.phase != Phase::PendingDeletion
+        }
+        _ => false,
+    };
     if right { Vec::new() } else { vec![violation("right_route", format!("{slug} ({:?}): {its:?}", somebody.id))] }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use contracts::InstanceId;
+use contracts::{InstanceId, deploy::Phase};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::registry::Row;
@@ -71,8 +71,12 @@ impl Rollouts {
     /// Takes in what a row says.
     pub(super) fn note(&self, row: &Row) {
         let known = Known { release: row.release.clone(), refused: row.refused_release.clone() };
-        let before = self.rows().insert(row.id, known.clone());
-        if before.as_ref() != Some(&known) {
+        let (before, now) = match row.phase {
+            // What is gone says nothing of any release.
+            Phase::Deleted => (self.rows().remove(&row.id), None),
+            _ => (self.rows().insert(row.id, known.clone()), Some(known)),
+        };
+        if before != now {
             self.changed.notify_waiters();
         }
     }

@@ -31,7 +31,9 @@ pub(crate) use self::{
     wishes::wished,
 };
 
-use row::{Columns, EventColumns, word};
+pub(crate) use row::word;
+
+use row::{Columns, EventColumns};
 
 /// The tables.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/deploy-control");

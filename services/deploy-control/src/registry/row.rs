@@ -161,7 +161,7 @@ impl Row {
 }
 
 /// The word that an enum of the contracts has on the wire; columns hold the same.
-pub(super) fn word<T: Serialize>(value: &T) -> String {
+pub(crate) fn word<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         other => unreachable!("an enum without data is written as a string, not {other:?}"),

@@ -62,7 +62,7 @@ async fn nothing_is_answered_without_the_token() {
     assert!(list.instances.is_empty(), "nothing was taken");
     let described: serde_json::Value =
         service.client.get(format!("{}/openapi.json", service.base)).send().await.unwrap().json().await.unwrap();
-    assert_eq!(described["paths"].as_object().unwrap().len(), 21, "every call is described");
+    assert_eq!(described["paths"].as_object().unwrap().len(), 22, "every call is described");
 }
 
 #[tokio::test]

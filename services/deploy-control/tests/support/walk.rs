@@ -205,6 +205,12 @@ impl Change {
             ground.neighbours.set_refuse_owner(true);
             service.register(person).await;
             reach(service, person, |instance| instance.phase == Phase::Failed).await?;
+            // It is taken down after that is said; what comes next begins with one that is down.
+            in_the_end(async || match ground.unit(person).await {
+                Some(unit) if unit.is_up() => Err(format!("{unit:?}")),
+                _ => Ok(()),
+            })
+            .await?;
             if self == Self::Retry {
                 ground.neighbours.set_refuse_owner(false);
             }

@@ -42,8 +42,9 @@ const POLL: Duration = Duration::from_millis(2);
 const AT_REST: f64 = 0.05;
 /// Over how long that is looked at.
 const WINDOW: Duration = Duration::from_secs(3);
-/// So many times.
-const WINDOWS: u32 = 30;
+/// So many times at the most; and it is at rest too when it was no less busy for so many in a row.
+const WINDOWS: u32 = 40;
+const NO_LESS: u32 = 8;
 /// After this, something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 const IMAGE: &str = "bench-isolation:latest";
@@ -59,7 +60,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 400])]
     at: Vec<usize>,
     /// Measurements at each, one at a time; the first of them makes the instance of that number.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Instances made at once in between, where nothing is measured.
     #[arg(long, default_value_t = 6)]
@@ -126,14 +127,14 @@ struct Measured {
 /// Waits until the machine has come to rest from what was made; the busy share of its processors then, which is what those
 /// that are there take for themselves.
 async fn settled() -> anyhow::Result<f64> {
-    let (mut before, mut least) = (processor_time()?, f64::MAX);
+    let (mut before, mut least, mut since) = (processor_time()?, f64::MAX, 0);
     for _ in 0..WINDOWS {
         sleep(WINDOW).await;
         let now = processor_time()?;
         let busy = (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64;
-        let falls = busy < least * 0.9;
+        since = if busy < least * 0.9 { 0 } else { since + 1 };
         (before, least) = (now, least.min(busy));
-        if busy < AT_REST || !falls {
+        if busy < AT_REST || since >= NO_LESS {
             break;
         }
     }

@@ -101,6 +101,8 @@ pub enum Step {
     Identify,
     /// Start its unit.
     Start,
+    /// Let its unit, which was made ahead, go on: it waits until there is a configuration. Needs nothing of that.
+    Begin,
     /// Wait until it answers and says that it runs with this configuration.
     AwaitHealthy(i64),
     /// Give it its owner and its own identity.
@@ -389,7 +391,8 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
         if !row.has_its_owner() {
             steps.push(Step::Identify);
         }
-        steps.push(Step::Start);
+        let was_made_ahead = waits && state == Some(UnitState::Paused) && !must_go_down;
+        steps.push(if was_made_ahead { Step::Begin } else { Step::Start });
     }
     if !(is_up && known_run && row.has_its_owner()) {
         steps.push(Step::AwaitHealthy(target));

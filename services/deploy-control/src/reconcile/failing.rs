@@ -55,7 +55,9 @@ impl Worker<'_> {
             && error.kind == ErrorKind::NotFound
             && matches!(
                 step,
-                Some(Step::Start | Step::Resume | Step::Pause | Step::Stop { .. } | Step::AwaitHealthy(_))
+                Some(
+                    Step::Start | Step::Begin | Step::Resume | Step::Pause | Step::Stop { .. } | Step::AwaitHealthy(_)
+                )
             )
         {
             // It vanished since it was seen: that changes the plan, and is nobody's failure yet.

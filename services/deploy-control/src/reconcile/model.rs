@@ -339,7 +339,7 @@ proptest! {
         (world.folders, world.owned, world.socket, world.config) = (true, true, true, None);
         world.tombstone = None;
         let taken = world.settles();
-        let ways = [Step::UseConfig(0), Step::Identify, Step::Start, Step::AwaitHealthy(0), Step::Register, Step::Settle(Goal::Ready)];
+        let ways = [Step::UseConfig(0), Step::Identify, Step::Begin, Step::AwaitHealthy(0), Step::Register, Step::Settle(Goal::Ready)];
         prop_assert_eq!(taken, ways);
         prop_assert_eq!(world.is_as_wanted(), Ok(()));
         prop_assert_eq!(world.runs, 3, "it is the process that waited");

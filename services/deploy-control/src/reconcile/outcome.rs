@@ -44,7 +44,7 @@ pub(super) fn before(row: &Row, step: &Step) -> Progress {
     match step {
         Step::Prepare => phase(Phase::Preparing),
         Step::Create => coming_up(Phase::Creating),
-        Step::Start => coming_up(Phase::Starting),
+        Step::Start | Step::Begin => coming_up(Phase::Starting),
         Step::AwaitHealthy(_) if row.phase != Phase::Starting => coming_up(Phase::Starting),
         Step::Register => phase(Phase::Registering),
         Step::Stop { then_up: true } => coming_up(Phase::Stopping),
@@ -60,7 +60,7 @@ pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
     match step {
         Step::Prepare if !row.registered => event(EventCode::Prepared),
         Step::Create => event(EventCode::Created),
-        Step::Start => event(EventCode::Started),
+        Step::Start | Step::Begin => event(EventCode::Started),
         Step::Resume => event(EventCode::Woken),
         Step::AwaitHealthy(_) => event(EventCode::Healthy),
         Step::Register => Progress { registered: Some(true), ..event(EventCode::Registered) },

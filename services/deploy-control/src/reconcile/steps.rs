@@ -56,7 +56,7 @@ impl Inner {
             Step::Revoke => self.parts.peers.revoke_backend(row).await.map_err(Failure::of_call)?,
             Step::RemoveFolders => folders.remove(row.id).await?,
             Step::Create => engine.ensure(&self.spec(row)?).await?,
-            Step::Start | Step::Resume => engine.start(row.id).await?,
+            Step::Start | Step::Begin | Step::Resume => engine.start(row.id).await?,
             Step::Quiet => self.quiet(row).await?,
             Step::Pause => engine.pause(row.id).await?,
             Step::AwaitHealthy(config) => return self.await_healthy(row, *config).await.map(Some),

@@ -460,7 +460,7 @@ impl Inner {
 
 /// Whether a step needs nothing of another that is so, which may be next to it in a plan.
 fn independent(step: &Step) -> bool {
-    matches!(step, Step::UseConfig(_) | Step::Create | Step::Identify)
+    matches!(step, Step::UseConfig(_) | Step::Create | Step::Identify | Step::Begin)
 }
 
 /// Whether a step is nothing but what it means for the row.
@@ -507,6 +507,7 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Create => "create",
         Step::Identify => "identify",
         Step::Start => "start",
+        Step::Begin => "begin",
         Step::AwaitHealthy(_) => "await_healthy",
         Step::Register => "register",
         Step::Settle(_) => "settle",

@@ -160,6 +160,11 @@ impl World {
                 }
                 container.state = UnitState::Running;
             }
+            Step::Begin => {
+                let container = self.unit.as_mut().expect("only what is there goes on");
+                assert!(container.state == UnitState::Paused && container.config == UNREAD, "it was made ahead");
+                container.state = UnitState::Running;
+            }
             Step::AwaitHealthy(wanted) => {
                 let container = self.unit.as_mut().filter(|container| container.is_up()).expect("it is up");
                 container.is_asked(self.config);

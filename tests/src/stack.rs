@@ -486,15 +486,24 @@ pub async fn build() -> anyhow::Result<()> {
     said("cargo build", &command.output().await.context("running cargo")?)
 }
 
-/// A static program of this package, beside the running test.
+/// A static program of this package: beside the running test, or beside another package's program, for which it is built when
+/// it is missing.
 ///
 /// # Errors
-/// When it is not built.
+/// When it cannot be built.
 pub fn fake_provider_program() -> anyhow::Result<PathBuf> {
-    let deps = std::env::current_exe()?;
-    let beside = deps.parent().and_then(Path::parent).context("no folder")?.join("fake-provider");
-    anyhow::ensure!(beside.exists(), "{} is not built", beside.display());
-    Ok(beside)
+    const NAME: &str = "fake-provider";
+    let running = std::env::current_exe()?;
+    let mut beside = running.ancestors().skip(1).take(2).map(|folder| folder.join(NAME));
+    if let Some(there) = beside.find(|program| program.exists()) {
+        return Ok(there);
+    }
+    let folder = running.parent().context("no folder")?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let profile = if folder.ends_with("release") { "release" } else { "dev" };
+    let arguments = ["build", "--package", "beaver-tests", "--bin", NAME, "--profile", profile];
+    said("cargo build", &std::process::Command::new(cargo).args(arguments).current_dir(paths::root()).output()?)?;
+    Ok(folder.join(NAME))
 }
 
 fn said(what: &str, output: &Output) -> anyhow::Result<()> {

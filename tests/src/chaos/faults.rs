@@ -83,7 +83,8 @@ impl Filled {
     /// # Errors
     /// When the file cannot be made at all.
     pub fn fill(folder: &Path) -> anyhow::Result<Self> {
-        let this = Self(folder.join(".filler"));
+        // Another may be there still.
+        let this = Self(folder.join(format!(".filler-{}", Entropy::system().token())));
         let file = fs::File::options().create(true).append(true).open(&this.0)?;
         // Whatever is freed meanwhile is taken too, down to the last block.
         for _ in 0..4 {

@@ -118,11 +118,12 @@ pub async fn walk(ground: &mut Ground, walk: &Walk) -> anyhow::Result<Outcome> {
     let entropy = Entropy::seeded(walk.seed);
     let mut people: Vec<_> = (0..walk.instances).map(|n| Somebody::new(&format!("walker-{n}"))).collect();
     let (mut acknowledged, mut by_kind) = (0, std::collections::BTreeMap::<String, usize>::new());
-    let mut filled: Option<(Filled, usize)> = None;
+    // What fills the disk, and until which action.
+    let mut filled: Vec<(Filled, usize)> = Vec::new();
     let schedule = Schedule::new(&entropy, walk);
     for action in 0..walk.actions {
-        if let Some((disk, until)) = filled.take() {
-            if action >= until { disk.free()? } else { filled = Some((disk, until)) }
+        for (disk, _) in filled.extract_if(.., |(_, until)| action >= *until) {
+            disk.free()?;
         }
         // Everybody signs up before anybody does anything else twice.
         let who = if action < people.len() { action } else { entropy.below(people.len() as u64) as usize };
@@ -149,7 +150,7 @@ pub async fn walk(ground: &mut Ground, walk: &Walk) -> anyhow::Result<Outcome> {
                 }
             };
             if let Some(disk) = struck.with_context(|| fault.to_string())? {
-                filled = Some((disk, action + 4));
+                filled.push((disk, action + 4));
             }
         }
         let done = match done {
@@ -158,7 +159,7 @@ pub async fn walk(ground: &mut Ground, walk: &Walk) -> anyhow::Result<Outcome> {
         };
         acknowledged += usize::from(tell(&id, done));
     }
-    if let Some((disk, _)) = filled {
+    for (disk, _) in filled {
         disk.free()?;
     }
     let mut violated = truth::in_the_end(ground, &mut people, PATIENCE).await?;

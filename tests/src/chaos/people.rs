@@ -223,7 +223,8 @@ impl Somebody {
         self.wishes += 1;
         self.waits("applied", places, async |web, places| {
             let page = web.open(&format!("{}/applying", places.portal())).await?.expect(200)?;
-            Ok(page.text.contains("id=\"open\""))
+            // One that is stopped takes it with its next start, and is not to be opened.
+            Ok(page.text.contains("state applied"))
         })
         .await;
         Ok(())

@@ -66,6 +66,7 @@ impl FromStr for Violation {
 pub(super) async fn make(ground: &mut Ground, people: &mut [Somebody], violation: Violation) -> anyhow::Result<()> {
     let docker = ground.docker()?.clone();
     let prefix = ground.stack.prefix().to_owned();
+    let everybody: Vec<_> = people.iter().filter_map(|somebody| somebody.id).collect();
     let [first, second, ..] = people else { bail!("a violation needs two people") };
     let (one, other) = (first.id.context("no instance")?, second.id.context("no instance")?);
     let registry = ground.data_dir().join("deploy-control/registry.db");
@@ -73,10 +74,16 @@ pub(super) async fn make(ground: &mut Ground, people: &mut [Somebody], violation
         Violation::OneContainer => run(&docker, &prefix, &one.to_string()).await,
         Violation::NoOrphan => run(&docker, &prefix, "00000000-0000-4000-8000-000000000000").await,
         Violation::Prune => {
-            let force = || RemoveImageOptionsBuilder::new().force(true).build();
-            let name = format!("{prefix}/app-instance:latest");
-            super::faults::remove_instance(&docker, &prefix, one).await?;
-            docker.remove_image(&name, Some(force()), None).await.map(drop).context("removing the image")
+            // All of them, or the image stays for the sake of the others, and nobody has time to make one again meanwhile.
+            without_deploy_control(ground, &docker, async || {
+                for id in &everybody {
+                    super::faults::remove_instance(&docker, &prefix, *id).await?;
+                }
+                let (name, force) =
+                    (format!("{prefix}/app-instance:latest"), RemoveImageOptionsBuilder::new().force(true));
+                docker.remove_image(&name, Some(force.build()), None).await.map(drop).context("removing the image")
+            })
+            .await
         }
         Violation::RightGeneration => {
             without_deploy_control(ground, &docker, async || {

@@ -35,4 +35,7 @@ pub struct Activity {
 pub struct ActivityList {
     /// In no order.
     pub instances: Vec<Activity>,
+    /// For how many milliseconds the router has been there: what is idle for as long may have been used before.
+    #[serde(default)]
+    pub up_ms: u64,
 }

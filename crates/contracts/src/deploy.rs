@@ -141,6 +141,17 @@ impl TryFrom<String> for By {
     }
 }
 
+/// Stops an instance: for its owner, or over its owner's head.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopInstance {
+    /// Its owner.
+    pub account_id: AccountId,
+    /// Why the operator stops it, where it is not its owner who does: then the operator is told of as who did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_for: Option<String>,
+}
+
 /// Deletes an instance: it is down at once, without identity and unknown to visitors; its data is kept for a while.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -341,7 +352,7 @@ pub enum WaitsFor {
 
 /// Why something did not work: a stable code that pages translate, and an English sentence for whom no translation
 /// helps. No path, address or name of anything inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InstanceError {
     /// `engine_unavailable`, `engine_capacity`, `engine_rejected`, `image_missing`, `not_healthy_in_time`,
     /// `crash_loop`, `registration_failed`, `config_not_accepted`, `storage_failed`, `plan_missing`, `plan_needs_images`,
@@ -349,6 +360,13 @@ pub struct InstanceError {
     pub code: String,
     /// One sentence.
     pub detail: String,
+    /// Where something was taken back because the workspace did not come up with it: the code of what was wrong with it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The last lines that its program wrote before it ended, oldest first: few, short, and without anything that looks like a
+    /// secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
 }
 
 /// Instances, oldest first.

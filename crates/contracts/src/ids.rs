@@ -198,10 +198,10 @@ impl PlanName {
         Self("workspace".into())
     }
 
-    /// Whether it is the plan of Beaver's own workspaces. Every other one names an image that knows nothing of Beaver: it
-    /// takes no owner and no provider, and the router's edge lets people in.
+    /// Whether it is a plan of Beaver's own workspaces: `workspace`, or the same with other limits, `workspace-…`. Every other
+    /// one names an image that knows nothing of Beaver: it takes no owner and no provider, and the router's edge lets people in.
     pub fn is_workspace(&self) -> bool {
-        self.0 == "workspace"
+        self.0 == "workspace" || self.0.starts_with("workspace-")
     }
 
     /// The name.

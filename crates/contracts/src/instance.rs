@@ -99,6 +99,9 @@ pub const SNAPSHOT: &str = "snapshot.db";
 /// The file in its data folder that says that all of it came from an archive, perhaps another instance's: nobody is signed
 /// in, no key of its gateway holds, and it has no identity yet. The instance sees to that and takes the file away.
 pub const FROM_ARCHIVE: &str = ".from-archive";
+/// The file in its data folder that says that it was deleted and that this was taken back: of what was made before, no session
+/// and no key of its gateway holds. The instance sees to that at its start and takes the file away.
+pub const REVOKED: &str = ".revoked";
 
 /// The path on the router's internal listener that leads to `path` of an instance.
 pub fn internal_path(id: InstanceId, path: &str) -> String {

@@ -26,6 +26,12 @@ pub enum RouteMessage {
         /// The route as it is now.
         route: Route,
     },
+    /// Whether the engine can be asked. While it cannot, nothing is known of instances: routes stay as they are, and one that
+    /// does not answer waits for its host. Until it is said, it can.
+    Engine {
+        /// Whether it is out of reach.
+        away: bool,
+    },
     /// Nothing has changed.
     Heartbeat {
         /// The version the reader must be at.

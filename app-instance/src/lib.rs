@@ -25,10 +25,11 @@ mod upstream;
 
 pub use upstream::Roots;
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use ::settings::Env;
 use service::Shutdown;
+use sqlx::migrate::Migrator;
 use store::{Database, Store};
 
 use crate::{
@@ -36,8 +37,14 @@ use crate::{
     settings::Settings,
 };
 
-/// The tables.
-pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/app-instance");
+/// The tables. Those of a later release will do too: a workspace whose image is put back goes on with data on which the newer
+/// one has run already, and would otherwise be down for good. So a migration only adds what the release before can do without.
+/// One that is known and reads otherwise is still refused.
+pub(crate) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("../migrations/app-instance");
+    migrator.set_ignore_missing(true);
+    migrator
+});
 
 /// One writer and one reader: there is one person.
 const CONNECTIONS: u32 = 2;
@@ -71,6 +78,7 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
         return Ok(());
     }
     arrival::take_over(&settings.data, settings.read_config()?.generation, &store).await?;
+    arrival::revoke(&settings.data, &means.clock, &store).await?;
     let app = App::new(&settings, store.clone(), means, stop.clone()).await?;
     let listener = match early {
         Some(listener) => listener,

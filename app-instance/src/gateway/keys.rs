@@ -8,6 +8,7 @@ use std::{
 use clock::{Clock, Entropy};
 use secrecy::SecretString;
 use sign_in::fingerprint;
+use sqlx::{Any, Executor};
 use store::Store;
 
 /// How often a key's use is written down.
@@ -44,6 +45,15 @@ pub struct KeyRow {
     pub created_at_ms: i64,
     /// When it was last used, to the minute.
     pub last_used_at_ms: Option<i64>,
+}
+
+/// Revokes every key in a database for good, before it is [loaded](Keys::load); how many there were.
+///
+/// # Errors
+/// Any database error.
+pub async fn revoke_all<'e>(to: impl Executor<'e, Database = Any>, now_ms: i64) -> Result<u64, sqlx::Error> {
+    let revoked = sqlx::query("UPDATE api_keys SET revoked_at_ms = $1 WHERE revoked_at_ms IS NULL").bind(now_ms);
+    Ok(revoked.execute(to).await?.rows_affected())
 }
 
 impl Keys {

@@ -180,7 +180,12 @@ pub struct Browser<'a> {
     pub session: String,
 }
 
-impl Browser<'_> {
+impl<'a> Browser<'a> {
+    /// One that signed in before.
+    pub fn with(house: &'a House, session: &str) -> Self {
+        Self { house, session: session.to_owned() }
+    }
+
     /// As a page of the workspace sends it.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let cookie = format!("beaver_workspace={}", self.session);

@@ -5,6 +5,7 @@ mod chat;
 mod fakes;
 mod gateway;
 mod hand_off;
+mod history;
 mod house;
 mod process;
 mod settings_page;

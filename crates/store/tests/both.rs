@@ -186,6 +186,13 @@ async fn a_migration_that_fails_leaves_nothing_behind_and_nobody_waiting() {
             let refusal = Store::open(store.database(), other).await.expect_err("another history");
             assert!(matches!(refusal, Error::Migrate(_)) && !refusal.is_unavailable(), "{}: {refusal:?}", store.name());
         }
+        // One that can do without what it does not know goes on; a rewritten history it refuses as well.
+        let (mut older, mut changed) = (migrator(&[first]), changed);
+        let opened =
+            Store::open(store.database(), older.set_ignore_missing(true)).await.expect("what it knows is there");
+        opened.close().await;
+        let refusal = Store::open(store.database(), changed.set_ignore_missing(true)).await.expect_err("rewritten");
+        assert!(matches!(refusal, Error::Migrate(_)) && !refusal.is_unavailable(), "{}: {refusal:?}", store.name());
     }
 }
 

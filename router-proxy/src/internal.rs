@@ -178,7 +178,8 @@ fn no_answer() -> Problem {
 
 /// How every instance is used.
 async fn activities(State(app): State<Arc<App>>) -> Json<ActivityList> {
-    Json(ActivityList { instances: app.table.all().iter().map(|route| activity(&app, route)).collect() })
+    let instances = app.table.all().iter().map(|route| activity(&app, route)).collect();
+    Json(ActivityList { instances, up_ms: app.uses.began().elapsed().as_millis() as u64 })
 }
 
 /// How one is.

@@ -73,6 +73,11 @@ impl Uses {
         self.all().get(&id).map_or(0, |of| of.in_flight.load(Ordering::SeqCst))
     }
 
+    /// When the router began to look.
+    pub fn began(&self) -> Instant {
+        self.begun
+    }
+
     /// When its owner used it last; when the router began, if that is not known.
     pub fn last(&self, id: InstanceId) -> Instant {
         let ms = self.all().get(&id).map_or(0, |of| of.last_ms.load(Ordering::Relaxed));

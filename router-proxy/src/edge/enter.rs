@@ -62,22 +62,24 @@ pub async fn enter(
         }
         drop(in_use);
         let kept = |said| Err(Kept { said, owner: why.is_some() });
-        let said = match route.state {
+        match route.state {
             RouteState::Stopped => return kept(Said::Stopped),
             RouteState::Failed => return kept(Said::Failed),
-            _ => Said::Starting,
-        };
+            _ => {}
+        }
+        // Without the engine nothing starts and nothing wakes. Looked at last: it may have gone while the request was held.
+        let on_its_way = || kept(if app.table.is_engine_away() { Said::HostRestarting } else { Said::Starting });
         let limits = app.wakes.limits();
         let patience = match (page, sleeps(route.state) || app.wakes.is_waking(route.instance_id)) {
             (false, _) => limits.program,
             (true, true) => limits.page,
             // Being made, or restarted: that takes longer than anybody looks at nothing.
-            (true, false) => return kept(said),
+            (true, false) => return on_its_way(),
         };
-        let Some(why) = why else { return kept(said) };
+        let Some(why) = why else { return on_its_way() };
         let left = patience.saturating_sub(begun.elapsed());
         if left.is_zero() || app.wakes.hold(&route, why, left).await == Held::GivenUp {
-            return kept(said);
+            return on_its_way();
         }
     }
 }

@@ -257,6 +257,8 @@ impl Exchange {
 
     fn upstream_failed(&self, error: UpstreamError, route: &Route) -> Said {
         let (said, kind) = match &error {
+            // A restart of the workspace, which is what else would be advised, needs the engine.
+            UpstreamError::Unreachable(_) if self.app.table.is_engine_away() => (Said::HostRestarting, "unreachable"),
             UpstreamError::Unreachable(_) => (Said::Unreachable, "unreachable"),
             UpstreamError::Broken(_) => (Said::Unreachable, "broken"),
             UpstreamError::Timeout => (Said::Timeout, "timeout"),

@@ -39,6 +39,8 @@ pub enum Said {
     Failed,
     /// To the owner: it should be there, but gives no usable answer.
     Unreachable,
+    /// To the owner: it is not there while the engine is out of reach, so nobody knows more until that is back.
+    HostRestarting,
     /// To the owner: it did not answer in time.
     Timeout,
     /// Nobody is signed in here, or not any more.
@@ -58,7 +60,9 @@ impl Said {
             Self::NoSuchAddress | Self::NotFound => StatusCode::NOT_FOUND,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::Refused(status) => status,
-            Self::Unavailable | Self::Starting | Self::Stopped | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Starting | Self::Stopped | Self::Failed | Self::HostRestarting => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Unreachable => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoSession => StatusCode::UNAUTHORIZED,
@@ -83,6 +87,7 @@ impl Said {
             Self::Stopped => "workspace_stopped",
             Self::Failed => "workspace_failed",
             Self::Unreachable => "workspace_unreachable",
+            Self::HostRestarting => "host_restarting",
             Self::Timeout => "workspace_timeout",
             Self::NoSession => "session_ended",
             Self::CodeInvalid => "code_invalid",
@@ -93,14 +98,15 @@ impl Said {
 
     /// Whether it passes by itself, so that the page goes on by itself.
     fn waits(self) -> bool {
-        matches!(self, Self::Starting | Self::Unreachable)
+        matches!(self, Self::Starting | Self::Unreachable | Self::HostRestarting)
     }
 
     /// Seconds after which asking again makes sense. Everything said to strangers about a name that is taken has the
     /// same, so that it tells nothing.
     fn retry_after(self) -> Option<&'static str> {
         match self {
-            Self::Unavailable => Some("10"),
+            // A host takes longer than a workspace.
+            Self::Unavailable | Self::HostRestarting => Some("10"),
             Self::Starting | Self::Unreachable => Some("3"),
             _ => None,
         }

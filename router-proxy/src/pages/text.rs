@@ -85,6 +85,12 @@ fn english(said: Said) -> Words {
             "This page tries again by itself. If it stays this way, restart the workspace in the portal.",
             Some("Go to the portal"),
         ),
+        Said::HostRestarting => (
+            "The host is restarting",
+            "Your workspace is back as soon as the host is. Nothing is lost: everything in it is kept.",
+            "You need not do anything: this page continues by itself.",
+            None,
+        ),
         Said::Timeout => (
             "Your workspace took too long to answer",
             "The request was given up.",
@@ -157,6 +163,12 @@ fn chinese(said: Said) -> Words {
             "它可能正在重新启动。",
             "页面会自动重试。如果一直如此，请在门户中重启工作区。",
             Some("前往门户"),
+        ),
+        Said::HostRestarting => (
+            "主机正在重新启动",
+            "主机恢复后，你的工作区也会恢复。不会丢失任何内容，其中的一切都完好保留。",
+            "你无需任何操作，页面会自动继续。",
+            None,
         ),
         Said::Timeout => (
             "你的工作区响应超时",

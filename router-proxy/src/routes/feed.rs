@@ -69,6 +69,7 @@ async fn once(client: &ServiceClient, table: &Table, applier: &mut Applier) -> a
 /// What one connection has said so far.
 #[derive(Default)]
 struct Applier {
+    /// Those that prove the other side well.
     messages: u64,
     /// The version of the last message; none before the snapshot.
     version: Option<u64>,
@@ -89,6 +90,11 @@ impl Applier {
             (Some(known), RouteMessage::Change { version, route }) if version == known + 1 => {
                 self.version = Some(version);
                 table.change(version, route);
+            }
+            (Some(_), RouteMessage::Engine { away }) => {
+                table.set_engine_away(away);
+                // It follows the snapshot by itself, so it proves no more than that: it is not counted.
+                return Ok(());
             }
             (Some(known), RouteMessage::Heartbeat { version }) if version == known => {}
             (None, _) => bail!("the feed did not begin with a snapshot"),

@@ -27,6 +27,8 @@ struct Inner {
     epoch: String,
     version: u64,
     by_slug: HashMap<String, Arc<Route>>,
+    /// Whether deploy-control last said that the engine is out of reach.
+    engine_away: bool,
     /// When each began to run, the last time that it did so.
     runs_since: HashMap<InstanceId, Instant>,
 }
@@ -82,7 +84,20 @@ impl Table {
         self.read().known
     }
 
-    /// Replaces everything.
+    /// Whether the engine is out of reach, as far as was said: an instance that does not answer then waits for its host.
+    pub fn is_engine_away(&self) -> bool {
+        self.read().engine_away
+    }
+
+    /// Takes note of whether the engine is out of reach. No route changes by it.
+    pub fn set_engine_away(&self, away: bool) {
+        let before = std::mem::replace(&mut self.write().engine_away, away);
+        if before != away {
+            tracing::info!(away, "deploy-control says whether the engine is out of reach");
+        }
+    }
+
+    /// Replaces everything; the engine is within reach until it is said again that it is not.
     pub fn replace(&self, snapshot: RouteSnapshot) {
         let by_slug = snapshot
             .routes
@@ -98,6 +113,7 @@ impl Table {
                 epoch: snapshot.epoch,
                 version: snapshot.version,
                 by_slug,
+                engine_away: false,
                 runs_since: before.runs_since,
             };
             for route in inner.by_slug.values().cloned().collect::<Vec<_>>() {

@@ -324,6 +324,8 @@ pub struct Deploy {
 }
 
 struct Feed {
+    /// Nobody is told anything any more.
+    lost: bool,
     snapshot: RouteSnapshot,
     readers: Vec<mpsc::UnboundedSender<String>>,
 }
@@ -335,7 +337,7 @@ impl Deploy {
         let snapshot = RouteSnapshot { epoch: "one".into(), version: 7, routes };
         let this = Self {
             address,
-            state: Arc::new(Mutex::new(Feed { snapshot, readers: Vec::new() })),
+            state: Arc::new(Mutex::new(Feed { lost: false, snapshot, readers: Vec::new() })),
             connections: Arc::default(),
             refusals: Arc::default(),
             woken: Arc::default(),
@@ -373,6 +375,13 @@ impl Deploy {
     pub fn restart(&self, epoch: &str, routes: Vec<Route>) {
         let mut feed = self.state.lock().unwrap();
         feed.snapshot = RouteSnapshot { epoch: epoch.into(), version: 1, routes };
+        feed.readers.clear();
+    }
+
+    /// Every connection ends, and none is begun again.
+    pub fn lose(&self) {
+        let mut feed = self.state.lock().unwrap();
+        feed.lost = true;
         feed.readers.clear();
     }
 
@@ -421,6 +430,9 @@ async fn feed(State(deploy): State<Deploy>, headers: http::HeaderMap) -> Respons
     deploy.connections.fetch_add(1, Ordering::SeqCst);
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut feed = deploy.state.lock().unwrap();
+    if feed.lost {
+        return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let first = serde_json::to_string(&RouteMessage::Snapshot(feed.snapshot.clone())).unwrap() + "\n";
     sender.send(first).unwrap();
     feed.readers.push(sender);

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod away;
 mod doors;
 mod feed;
 mod gate;

@@ -62,6 +62,8 @@ pub(crate) async fn register(
     let password = app.passwords.check(asked.body.password.clone(), own_words).await?;
     // Asked before the expensive part, and decided again by the database below.
     if let Err(refused) = asked.still_free(&app).await {
+        // Its place is free for the comparison, and for others.
+        drop(password);
         // It may be this very sign-up, sent twice, that has them by now.
         let again = asked.repeated(&app).await?.ok_or(refused)?;
         return Ok((StatusCode::CREATED, Json(again)));

@@ -1,11 +1,12 @@
-//! The outbox of suspensions: deploy-control stops the account's instance, now or as soon as it can.
+//! The outbox of suspensions: deploy-control stops the account's instance, now or as soon as it can, and is told why, in the
+//! operator's words.
 //!
 //! It stays stopped because nobody can ask for its start: that takes a session, and a suspended account has none. A start that
 //! was under way at that moment is undone by saying it once more a minute later.
 
 use std::{sync::Arc, time::Duration};
 
-use contracts::deploy::{Instance, OnBehalfOf};
+use contracts::deploy::{Instance, StopInstance};
 use http::Method;
 use service::CallError;
 use sqlx::AnyConnection;
@@ -88,7 +89,9 @@ impl Outbox for Stop {
     async fn attempt(self, app: &App) -> Result<(), sqlx::Error> {
         // Before it is asked: what deploy-control hears of in between, it may not have known when it answered.
         let is_on_its_way = self.is_on_its_way(app).await?;
-        match self.ask(app).await {
+        // Restored since this one was leased. A row that is here by now is a later suspension's, and not this one's to remove.
+        let Some(reason) = self.reason(app).await? else { return Ok(()) };
+        match self.ask(app, reason).await {
             Ok(()) if self.taken > 0 => {
                 tracing::info!(instance_id = self.instance_id, "a suspended account's instance is stopped");
                 outbox::remove(app, &self).await
@@ -108,13 +111,27 @@ impl Outbox for Stop {
 }
 
 impl Stop {
-    async fn ask(&self, app: &App) -> Result<(), CallError> {
+    async fn ask(&self, app: &App, reason: String) -> Result<(), CallError> {
         let Ok(account_id) = self.account_id.parse() else {
             return Err(CallError::Unexpected { service: "authz", status: 500 });
         };
         let path = format!("/api/instances/{}/stop", self.instance_id);
-        let request = app.deploy.request(Method::POST, &path).timeout(ATTEMPT).json(&OnBehalfOf { account_id });
+        let body = StopInstance { account_id, suspended_for: Some(reason) };
+        let request = app.deploy.request(Method::POST, &path).timeout(ATTEMPT).json(&body);
         app.deploy.json::<Instance>(request).await.map(drop)
+    }
+
+    /// Why the account is suspended; `None` when it is not any more.
+    async fn reason(&self, app: &App) -> Result<Option<String>, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT operator_actions.reason FROM accounts
+             JOIN operator_actions ON operator_actions.account_id = accounts.id AND operator_actions.action = 'suspended'
+                 AND operator_actions.at_ms = accounts.suspended_at_ms
+             WHERE accounts.id = $1",
+        )
+        .bind(self.account_id.clone())
+        .fetch_optional(app.store.pool())
+        .await
     }
 
     async fn is_on_its_way(&self, app: &App) -> Result<bool, sqlx::Error> {

@@ -6,13 +6,14 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Versio
 use clock::Entropy;
 use secrecy::{ExposeSecret, SecretString};
 use service::Problem;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use unicode_normalization::UnicodeNormalization;
 
 use super::policy;
 use crate::refused::{Answer, Refused};
 
-/// How many may wait for a core in each lane before newcomers are told to come back.
+/// How many may wait for a core in each lane before newcomers are told to come back. Whoever has a place keeps it until the
+/// password is hashed: one that was checked is not turned away half-way.
 const QUEUE: usize = 64;
 /// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -29,8 +30,11 @@ pub(crate) struct Passwords {
     checked: Arc<AtomicU64>,
 }
 
-/// A new password that the policy takes, in NFC.
-pub(crate) struct NewPassword(SecretString);
+/// A new password that the policy takes, in NFC, and its place in the lane.
+pub(crate) struct NewPassword {
+    password: SecretString,
+    place: OwnedSemaphorePermit,
+}
 
 /// Which queue a piece of work stands in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,28 +55,41 @@ impl Lane {
         Self { admitted: Arc::new(Semaphore::new(cores + QUEUE)), working: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// Runs `work` on a blocking thread when it is its turn.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
-        let busy = |cause: &str| {
-            Problem::new(
-                http::StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "Too many people are signing in or up at this moment. Try again in a few seconds.",
-            )
-            .retry_after(2)
-            .cause(anyhow::anyhow!("{cause}"))
-        };
-        let admitted =
-            Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| busy("the queue for hashing is full"))?;
-        let working =
-            Arc::clone(&self.working).acquire_owned().await.map_err(|_| busy("the queue for hashing is closed"))?;
+    /// A place in the lane.
+    ///
+    /// # Errors
+    /// 503 `busy`, at once, when there is none.
+    fn admit(&self) -> Answer<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.admitted).try_acquire_owned();
+        place.map_err(|_| busy("the queue for hashing is full"))
+    }
+
+    /// Runs `work` on a blocking thread when it is its turn, and gives the place back with what came of it.
+    async fn run<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Answer<(T, OwnedSemaphorePermit)> {
+        let working = Arc::clone(&self.working).acquire_owned().await;
+        let working = working.map_err(|_| busy("the queue for hashing is closed"))?;
         let job = tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the caller, who may hang up while the work goes on.
-            let _held = (admitted, working);
-            work()
+            // Both held by the work, not by the caller, who may hang up while the work goes on.
+            let _working = working;
+            (work(), place)
         });
         job.await.map_err(|error| Refused(Problem::internal(error)))
     }
+}
+
+fn busy(cause: &'static str) -> Refused {
+    Problem::new(
+        http::StatusCode::SERVICE_UNAVAILABLE,
+        "busy",
+        "Too many people are signing in or up at this moment. Try again in a few seconds.",
+    )
+    .retry_after(2)
+    .cause(anyhow::anyhow!(cause))
+    .into()
 }
 
 impl Passwords {
@@ -87,28 +104,27 @@ impl Passwords {
         Ok(Self { entropy, sign_in: Lane::new(cores), sign_up: Lane::new(cores), dummy, checked })
     }
 
-    /// Checks a new password against the policy.
+    /// Checks a new password against the policy. What it gives takes a place in the lane until it is hashed or dropped.
     ///
     /// # Errors
     /// 422 for what the policy refuses; 503 `busy`.
     pub async fn check(&self, password: SecretString, own_words: Vec<String>) -> Answer<NewPassword> {
-        let outcome = self
-            .sign_up
-            .run(move || {
-                let password = normal(&password);
-                policy::check(password.expose_secret(), &own_words).map(|()| NewPassword(password))
-            })
-            .await?;
-        outcome.map_err(|refusal| Problem::field("password", refusal.code(), refusal.to_string()).into())
+        let check = move || {
+            let password = normal(&password);
+            policy::check(password.expose_secret(), &own_words).map(|()| password)
+        };
+        let (outcome, place) = self.sign_up.run(self.sign_up.admit()?, check).await?;
+        let refused = |refusal: policy::PolicyError| Problem::field("password", refusal.code(), refusal.to_string());
+        Ok(NewPassword { password: outcome.map_err(refused)?, place })
     }
 
-    /// Hashes a new password: a PHC string.
+    /// Hashes a new password: a PHC string. However many have come since it was checked, its place is its own.
     ///
     /// # Errors
-    /// 503 `busy`.
-    pub async fn hash(&self, password: NewPassword) -> Answer<String> {
+    /// 503 when there is no memory for it.
+    pub async fn hash(&self, NewPassword { password, place }: NewPassword) -> Answer<String> {
         let salt: [u8; 16] = self.entropy.bytes();
-        let outcome = self.sign_up.run(move || hash(&password.0, &salt)).await?;
+        let (outcome, _) = self.sign_up.run(place, move || hash(&password, &salt)).await?;
         outcome.map_err(|error| Problem::unavailable(error).into())
     }
 
@@ -129,13 +145,12 @@ impl Passwords {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
         let checked = Arc::clone(&self.checked);
-        let fits = self
-            .lane(purpose)
-            .run(move || {
-                checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                matches(&normal(&password), &hash)
-            })
-            .await?;
+        let compare = move || {
+            checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            matches(&normal(&password), &hash)
+        };
+        let lane = self.lane(purpose);
+        let (fits, _) = lane.run(lane.admit()?, compare).await?;
         fits.map(|fits| fits && exists).map_err(|error| Problem::internal(error).into())
     }
 
@@ -226,5 +241,24 @@ mod tests {
         let refused = passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap_err();
         assert_eq!(refused.0.code(), "busy");
         assert!(!passwords.verify(Purpose::SignUp, "x".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_checked_is_hashed_however_full_the_queue_is_by_then() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let all = passwords.places(Purpose::SignUp);
+        let new = passwords.check("плотина of seven sticks".into(), vec![]).await.unwrap();
+        let others = Arc::clone(&passwords.sign_up.admitted).try_acquire_many_owned(all as u32 - 1).unwrap();
+        let Err(refused) = passwords.check("плотина of eight sticks".into(), vec![]).await else {
+            panic!("a place")
+        };
+        assert_eq!(refused.0.code(), "busy");
+        passwords.hash(new).await.unwrap();
+        assert_eq!(passwords.places(Purpose::SignUp), 1, "the place is free again");
+        drop(others);
+        // Also that of one that is given up.
+        drop(passwords.check("плотина of seven sticks".into(), vec![]).await.unwrap());
+        assert!(passwords.check("short".into(), vec![]).await.is_err());
+        assert_eq!(passwords.places(Purpose::SignUp), all);
     }
 }

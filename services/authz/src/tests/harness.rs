@@ -15,7 +15,7 @@ use axum::{
 use clock::{Clock, Entropy, ManualClock};
 use contracts::{
     InstanceId, PlanName,
-    deploy::{Desired, Instance, OnBehalfOf, Phase, RegisterInstance, Reserved, ResolveInstance},
+    deploy::{Desired, Instance, Phase, RegisterInstance, Reserved, ResolveInstance, StopInstance},
     instance::EndSessions,
 };
 use http::{HeaderMap, Request, StatusCode};
@@ -249,7 +249,7 @@ struct FakeState {
     hangs: std::sync::atomic::AtomicBool,
     calls: AtomicUsize,
     taken: std::sync::Mutex<Vec<RegisterInstance>>,
-    stopped: std::sync::Mutex<Vec<InstanceId>>,
+    stopped: std::sync::Mutex<Vec<(InstanceId, Option<String>)>>,
     /// The id of one that is made ahead.
     ahead: std::sync::Mutex<Option<InstanceId>>,
     /// What every instance is said to be; accepted when nothing else was said.
@@ -270,7 +270,12 @@ impl FakeDeployControl {
 
     /// What was to be stopped, in the order it came.
     pub fn stopped(&self) -> Vec<String> {
-        self.state.stopped.lock().unwrap().iter().map(ToString::to_string).collect()
+        self.state.stopped.lock().unwrap().iter().map(|(id, _)| id.to_string()).collect()
+    }
+
+    /// Why, as often as something was to be stopped.
+    pub fn stopped_for(&self) -> Vec<Option<String>> {
+        self.state.stopped.lock().unwrap().iter().map(|(_, reason)| reason.clone()).collect()
     }
 
     /// From now on it says that every instance is so.
@@ -384,7 +389,7 @@ async fn resolve(State(state): State<Arc<FakeState>>, Json(body): Json<ResolveIn
 async fn stop(
     State(state): State<Arc<FakeState>>,
     Path(id): Path<InstanceId>,
-    Json(OnBehalfOf { account_id }): Json<OnBehalfOf>,
+    Json(StopInstance { account_id, suspended_for }): Json<StopInstance>,
 ) -> Response {
     match state.fails_with.load(Ordering::SeqCst) {
         0 => {}
@@ -393,7 +398,7 @@ async fn stop(
     let taken = state.taken.lock().unwrap();
     match taken.iter().find(|one| one.instance_id == id && one.account_id == account_id) {
         Some(found) => {
-            state.stopped.lock().unwrap().push(id);
+            state.stopped.lock().unwrap().push((id, suspended_for));
             (StatusCode::ACCEPTED, Json(instance(found))).into_response()
         }
         None => problem(404, "instance_not_found"),

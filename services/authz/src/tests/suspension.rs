@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use token::SigningKey;
 
 use super::harness::*;
-use crate::{goodbyes::Goodbye, outbox::send_due, stops::Stop};
+use crate::{
+    goodbyes::Goodbye,
+    outbox::{Outbox, lease, send_due},
+    stops::Stop,
+};
 
 const WRONG: &str = "certainly not the right one";
 
@@ -42,6 +46,7 @@ async fn a_suspended_account_has_no_session_no_token_and_a_stopped_instance() {
         let heard = authz.workspaces.heard(&alice);
         assert_eq!(authz.verify_assertion(&heard[0], "alice").extra.sid, None, "all that the workspace has");
         assert_eq!(authz.deploy.stopped(), [alice.instance_id.as_str()], "{}", authz.name());
+        assert_eq!(authz.deploy.stopped_for(), [Some("spam".into())], "{}", authz.name());
 
         // The right password is told why, with no session; a wrong one learns nothing of it.
         let reply = authz.login("alice", PASSWORD, "192.0.2.1").await;
@@ -99,15 +104,17 @@ async fn the_instance_is_stopped_however_long_that_takes_and_once_more_after_a_m
             assert_eq!((waiting(&authz).await, authz.deploy.stopped().len()), (1, 0), "{}", authz.name());
         }
         authz.deploy.fail_with(0);
-        authz.hand.advance_ms(120_000);
-        send_due::<Stop>(&authz.app).await.unwrap();
+        // The process is another by now, and knows why as well.
+        send_due::<Stop>(&authz.another_process(120_000).await).await.unwrap();
         assert_eq!((waiting(&authz).await, authz.deploy.stopped().len()), (1, 1), "{}", authz.name());
+        authz.hand.advance_ms(120_000);
         // A start that was under way is undone; then it is over.
         assert_eq!(send_due::<Stop>(&authz.app).await.unwrap(), 0);
         authz.hand.advance_ms(60_000);
         send_due::<Stop>(&authz.app).await.unwrap();
         assert_eq!((waiting(&authz).await, authz.deploy.stopped().len()), (0, 2), "{}", authz.name());
         assert!(authz.deploy.stopped().iter().all(|id| *id == alice.instance_id));
+        assert!(authz.deploy.stopped_for().iter().all(|reason| reason.as_deref() == Some("spam")));
     }
 }
 
@@ -159,6 +166,24 @@ async fn restoring_takes_back_a_stop_that_was_not_done() {
         send_due::<Stop>(&authz.app).await.unwrap();
         send_due::<Goodbye>(&authz.app).await.unwrap();
         assert!(authz.deploy.stopped().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_stop_that_is_tried_while_the_account_is_restored_is_not_asked_for_and_the_next_has_its_own_reason() {
+    for authz in everywhere().await {
+        authz.person("alice").await;
+        let operator = operator(&authz).await;
+        authz.deploy.fail_with(503);
+        suspend(&authz, &operator, "alice", true, "spam").await;
+        authz.hand.advance_ms(120_000);
+        let leased = lease::<Stop>(&authz.app, &[], 1).await.unwrap().pop().expect("it is due");
+        suspend(&authz, &operator, "alice", false, "").await;
+        authz.deploy.fail_with(0);
+        leased.attempt(&authz.app).await.unwrap();
+        assert!(authz.deploy.stopped().is_empty(), "{}", authz.name());
+        suspend(&authz, &operator, "alice", true, "mining").await;
+        assert_eq!(authz.deploy.stopped_for(), [Some("mining".into())], "{}", authz.name());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use contracts::deploy::EVENT_PAGE;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -45,6 +46,8 @@ pub enum Command {
     },
     /// Show what a workspace's program writes.
     Logs(Logs),
+    /// Show what happened to a workspace, and who did it: oldest first, a line each.
+    Events(Events),
     /// Run a program of a workspace's image in it, as its user.
     Exec(Exec),
     /// Send an HTTP request to a workspace, as the other services do.
@@ -132,6 +135,9 @@ pub enum Command {
         /// The plan.
         plan: String,
     },
+    /// A workspace's events, from inside the services' network.
+    #[command(hide = true)]
+    EventsFromInside(Events),
     /// Upgrade, from inside the services' network.
     #[command(hide = true)]
     UpgradeFromInside,
@@ -219,6 +225,18 @@ pub struct Logs {
     /// How many of the last lines.
     #[arg(long, short = 'n', default_value_t = 100, value_name = "LINES")]
     pub tail: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Events {
+    /// Its name or id.
+    pub workspace: String,
+    /// How many at most: the newest ones.
+    #[arg(long, short = 'n', default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=EVENT_PAGE))]
+    pub last: i64,
+    /// Only those from before this one, as the line about older ones names it.
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(i64).range(1..))]
+    pub before: Option<i64>,
 }
 
 #[derive(Debug, Clone, Args)]

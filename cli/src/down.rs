@@ -90,6 +90,9 @@ async fn purge(stack: &Stack, engine: &Engine, compose: &Compose, ui: &Ui) -> an
         engine.remove_image(&image.id).await;
         count += 1;
     }
+    for name in engine.releases(&stack.prefix).await? {
+        engine.remove_image(&name).await;
+    }
     step.done(text!(ui, "{count} images are removed", "已删除 {count} 个镜像"));
     let file = stack.project.env_file.display();
     ui.line(text!(ui, "Your settings stay in {file}.", "设置保留在 {file}。"));

@@ -173,6 +173,18 @@ impl Engine {
         if dangling_only {
             filters.insert("dangling", vec!["true"]);
         }
+        self.list_images(filters).await
+    }
+
+    /// Images, also somebody else's, that deploy-control gave a name to go back to.
+    pub async fn releases(&self, prefix: &str) -> anyhow::Result<Vec<String>> {
+        let repository = format!("{prefix}/release");
+        let found = self.list_images(HashMap::from([("reference", vec![repository.as_str()])])).await?;
+        let names = found.into_iter().flat_map(|image| image.repo_tags);
+        Ok(names.filter(|name| name.rsplit_once(':').is_some_and(|(of, _)| of == repository)).collect())
+    }
+
+    async fn list_images(&self, filters: HashMap<&str, Vec<&str>>) -> anyhow::Result<Vec<ImageSummary>> {
         let options = ListImagesOptionsBuilder::default().filters(&filters).build();
         self.docker.list_images(Some(options)).await.context("the engine does not list images")
     }

@@ -13,6 +13,7 @@ mod data;
 mod down;
 mod engine;
 mod envfile;
+mod events;
 mod image;
 mod images;
 mod init;
@@ -103,6 +104,8 @@ async fn dispatch(cli: Cli, ui: &Ui) -> anyhow::Result<ExitCode> {
         Command::Down(options) => down::down(&place, &options, ui).await,
         Command::Status { json } => status::status(&place, json, ui).await,
         Command::Logs(options) => workspace::logs(&place, &options).await,
+        Command::Events(options) => events::events(&place, &options, ui).await,
+        Command::EventsFromInside(options) => events::from_inside(&options).await,
         Command::Curl(options) => curl::curl(&place, &options).await,
         Command::Attack(options) => attack::attack(&place, &options, ui).await,
         Command::Doctor(options) => up::doctor(&place, &options, ui).await,

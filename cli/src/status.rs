@@ -16,7 +16,7 @@ use crate::{
     process, remembered,
     stack::{self, Project, SERVICES, Stack},
     text,
-    ui::Ui,
+    ui::{Ui, harmless},
 };
 
 /// One service, as the engine sees it.
@@ -148,6 +148,9 @@ fn print(status: &Status, ui: &Ui) {
             ]
         }));
         println!("\n{}", table(&rows));
+        for line in instances.iter().filter_map(|instance| why_failed(instance, ui)) {
+            println!("{line}");
+        }
         if instances.iter().any(|instance| matches!(instance.phase, Phase::Paused | Phase::Asleep)) {
             println!(
                 "{}",
@@ -164,6 +167,16 @@ fn print(status: &Status, ui: &Ui) {
     }
 }
 
+/// Why an instance is failed, and what its program wrote last.
+fn why_failed(instance: &Instance, ui: &Ui) -> Option<String> {
+    let error = instance.error.as_ref().filter(|_| instance.phase == Phase::Failed)?;
+    let why = format!("✗ {}: {}", instance.slug, error.code);
+    Some(match error.log.last().map(|line| harmless(line)) {
+        Some(last) => text!(ui, "{why}; it wrote last: {last}", "{why};最后写下:{last}"),
+        None => why,
+    })
+}
+
 /// A phase, in the wire's own word; sleep in people's.
 fn phase(phase: Phase, ui: &Ui) -> String {
     match phase {
@@ -174,7 +187,7 @@ fn phase(phase: Phase, ui: &Ui) -> String {
 }
 
 /// A wire enum's own word.
-fn word(value: &impl Serialize) -> String {
+pub fn word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
@@ -192,6 +205,26 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_is_failed_says_why() {
+        let mut instance: Instance = serde_json::from_value(serde_json::json!({
+            "id": "i-0198f000000070008000000000000002", "account_id": "a-0198f000000070008000000000000001",
+            "slug": "alice", "origin": "http://alice.localhost:8088", "desired": "running", "phase": "failed",
+            "error": { "code": "crash_loop", "detail": "It ended.", "log": ["first", "out of\u{1b}[2J memory"] },
+            "generation": 1, "observed_generation": 1, "config_generation": 0, "applied_config_generation": 0,
+            "created_at_ms": 0, "updated_at_ms": 0,
+        }))
+        .unwrap();
+        let why = |instance: &Instance| why_failed(instance, &Ui::plain());
+        let last = "✗ alice: crash_loop; it wrote last: out of\u{fffd}[2J memory";
+        assert_eq!(why(&instance).as_deref(), Some(last));
+        instance.error.as_mut().unwrap().log.clear();
+        assert_eq!(why(&instance).as_deref(), Some("✗ alice: crash_loop"));
+        // That a change did not hold is no failure of what runs.
+        instance.phase = Phase::Ready;
+        assert_eq!(why(&instance), None);
+    }
 
     #[test]
     fn columns_line_up() {

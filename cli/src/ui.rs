@@ -12,6 +12,11 @@ macro_rules! text {
     };
 }
 
+/// A text from a workspace's program, for a line on a terminal: nothing in it moves the cursor or begins another line.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// How to talk to whoever runs the command.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {

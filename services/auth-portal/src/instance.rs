@@ -1,9 +1,11 @@
 //! The bring-up, and "my workspace".
 
+use std::num::NonZeroU32;
+
 use askama::Template;
 use axum::{
     Form,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::Response,
 };
 use contracts::{
@@ -16,6 +18,7 @@ use service::Problem;
 
 use crate::{
     Portal,
+    history::Past,
     live::{Known, Observed},
     next::Next,
     page::{self, Layout},
@@ -29,28 +32,29 @@ use crate::{
 struct LivePage {
     l: Layout,
     title: String,
-    lead: String,
     view: &'static str,
     say: String,
     part: String,
+    beside: Beside,
+}
+
+/// What stands beside the part of the page that changes.
+#[derive(Default)]
+struct Beside {
+    lead: String,
+    past: Option<Past>,
     traffic: Option<Traffic>,
 }
 
-fn live_page(
-    visit: &Visit,
-    view: View,
-    observed: &Observed,
-    lead: String,
-    traffic: Option<Traffic>,
-) -> Result<Response, Problem> {
+fn live_page(visit: &Visit, view: View, observed: &Observed, beside: Beside) -> Result<Response, Problem> {
     let l = visit.layout();
     let live = view.render(observed, l.texts)?;
     if let Some(path) = live.go {
         return Ok(see_other(path));
     }
-    let title = l.texts.t(&format!("{}.title", view.name())).into();
+    let title = l.t(view.title()).into();
     let l = l.refreshing(live.waiting);
-    page::page(StatusCode::OK, LivePage { l, title, lead, view: view.name(), say: live.say, part: live.html, traffic })
+    page::page(StatusCode::OK, LivePage { l, title, view: view.name(), say: live.say, part: live.html, beside })
 }
 
 /// `GET /progress`.
@@ -61,7 +65,8 @@ pub async fn progress(State(portal): State<Portal>, visit: Visit) -> Result<Resp
     };
     let observed = Observed::now(&portal, &person).await;
     let origin = portal.public().workspace_origin(person.slug.as_str());
-    live_page(&visit, View::Progress, &observed, visit.layout().texts.with("progress.lead", "address", origin), None)
+    let lead = visit.layout().texts.with("progress.lead", "address", origin);
+    live_page(&visit, View::Progress, &observed, Beside { lead, ..Beside::default() })
 }
 
 /// `GET /applying`.
@@ -74,11 +79,22 @@ pub async fn applying(State(portal): State<Portal>, visit: Visit) -> Result<Resp
     if let Some(way) = not_there_yet(&observed) {
         return Ok(way);
     }
-    live_page(&visit, View::Applying, &observed, String::new(), None)
+    live_page(&visit, View::Applying, &observed, Beside::default())
 }
 
-/// `GET /instance`.
-pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response, Problem> {
+/// Which events are to be shown.
+#[derive(Deserialize)]
+pub struct Paging {
+    /// Those from before this one, in place of the newest.
+    before: Option<NonZeroU32>,
+}
+
+/// `GET /instance?before=`.
+pub async fn page(
+    State(portal): State<Portal>,
+    visit: Visit,
+    Query(Paging { before }): Query<Paging>,
+) -> Result<Response, Problem> {
     let person = match visit.person(Next::Home) {
         Ok(person) => person,
         Err(way) => return Ok(*way),
@@ -87,8 +103,13 @@ pub async fn page(State(portal): State<Portal>, visit: Visit) -> Result<Response
     if let Some(way) = not_there_yet(&observed) {
         return Ok(way);
     }
-    let traffic = Traffic::of(&portal, person.instance_id, visit.layout().texts).await;
-    live_page(&visit, View::Instance, &observed, String::new(), traffic)
+    let t = visit.layout().texts;
+    let (view, past) = match before {
+        None => (View::Instance, None),
+        Some(before) => (View::Past, Some(Past::of(&portal, &person, before.get().into(), t).await)),
+    };
+    let traffic = Traffic::of(&portal, person.instance_id, t).await;
+    live_page(&visit, view, &observed, Beside { past, traffic, ..Beside::default() })
 }
 
 /// The way to the bring-up's page, while deploy-control has no such instance.

@@ -10,6 +10,7 @@ mod agent;
 mod assets;
 mod config;
 mod data;
+mod history;
 mod instance;
 mod language;
 mod live;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use contracts::{
+    AccountId,
     authz::{Session, SessionToken},
     deploy::{Event, EventList, Instance, InstanceUpdate, ResolveInstance},
 };
@@ -44,6 +45,8 @@ pub enum Known {
 /// An instance and its last events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
+    /// Whose it is.
+    pub account_id: AccountId,
     /// What is known.
     pub known: Known,
     /// The last events, oldest first.
@@ -53,7 +56,8 @@ pub struct Observed {
 impl Observed {
     /// What is known now.
     pub async fn now(portal: &Portal, person: &Person) -> Self {
-        let mut observed = Self { known: Known::now(portal, person).await, events: Vec::new() };
+        let (account_id, known) = (person.session.account_id, Known::now(portal, person).await);
+        let mut observed = Self { account_id, known, events: Vec::new() };
         if observed.instance().is_some() {
             observed.read_events(portal, person).await;
         }
@@ -118,7 +122,8 @@ impl Known {
     }
 }
 
-fn events_path(person: &Person, end: &str, which: &str) -> String {
+/// Where deploy-control tells a person of their instance's events.
+pub fn events_path(person: &Person, end: &str, which: &str) -> String {
     format!("/api/instances/{}/events{end}?account_id={}&{which}", person.instance_id, person.session.account_id)
 }
 

@@ -33,6 +33,11 @@ impl Texts {
         }
         self.get(&format!("error.{code}")).unwrap_or_else(|| Cow::Owned(self.with("error.generic", "code", code)))
     }
+
+    /// What was wrong with a workspace, said as the reason for something else; when the code has words for that.
+    pub fn cause(self, code: &str) -> Option<Cow<'static, str>> {
+        self.get(&format!("cause.{code}"))
+    }
 }
 
 #[cfg(test)]

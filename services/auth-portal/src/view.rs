@@ -9,12 +9,10 @@ use serde::{Deserialize, Serialize};
 use service::Problem;
 
 use crate::{
+    history::{History, SHOWN},
     live::{Known, Observed},
     texts::Texts,
 };
-
-/// How many events "my workspace" shows.
-const SHOWN: usize = 10;
 
 /// A page with a part that changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -26,6 +24,8 @@ pub enum View {
     Applying,
     /// "My workspace".
     Instance,
+    /// The same, beside a page of older events: they do not change, and the newest are not shown.
+    Past,
 }
 
 /// One state of the part that changes.
@@ -49,6 +49,16 @@ impl View {
             Self::Progress => "progress",
             Self::Applying => "applying",
             Self::Instance => "instance",
+            Self::Past => "past",
+        }
+    }
+
+    /// The key of the page's title.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Progress => "progress.title",
+            Self::Applying => "applying.title",
+            Self::Instance | Self::Past => "instance.title",
         }
     }
 
@@ -60,26 +70,39 @@ impl View {
         match self {
             Self::Progress => progress(observed, t),
             Self::Applying => applying(observed, t),
-            Self::Instance => instance(observed, t),
+            Self::Instance => instance(observed, true, t),
+            Self::Past => instance(observed, false, t),
         }
     }
 }
 
 struct Failure {
     text: String,
-    code: String,
+    /// What was wrong with what was taken back, where that can be said.
+    why: Option<String>,
+    /// The error's code, and its cause's where there is one.
+    codes: Vec<String>,
+    /// The last lines that the program wrote, in one; empty when there are none.
+    log: String,
 }
 
 fn failure(known: &Known, t: Texts) -> Option<Failure> {
     let error = match known {
         Known::Here(instance) => instance.error.as_ref()?,
         Known::Refused(code) => {
-            return Some(Failure { text: t.t("instance_error.not_taken").into(), code: code.clone() });
+            let text = t.t("instance_error.not_taken").into();
+            return Some(Failure { text, why: None, codes: vec![code.clone()], log: String::new() });
         }
         Known::Waiting | Known::Away => return None,
     };
     let text = t.get(&format!("instance_error.{}", error.code)).unwrap_or_else(|| t.t("instance_error.other"));
-    Some(Failure { text: text.into(), code: error.code.clone() })
+    let why = error.cause.as_deref().and_then(|cause| t.cause(cause));
+    Some(Failure {
+        text: text.into(),
+        why: why.map(|why| t.with("failure.why", "cause", why)),
+        codes: [&error.code].into_iter().chain(&error.cause).cloned().collect(),
+        log: error.log.join("\n"),
+    })
 }
 
 /// Where in line it is, and about how long that takes.
@@ -262,12 +285,6 @@ fn needs_provider(instance: &Instance) -> bool {
     instance.takes_provider && instance.config_generation == 0
 }
 
-struct Row {
-    when: String,
-    shown: String,
-    text: String,
-}
-
 #[derive(Template)]
 #[template(path = "portal/live/instance.html")]
 struct InstancePart {
@@ -287,7 +304,8 @@ struct InstancePart {
     deleted: Option<(String, String)>,
     /// Whether nothing is left of it, and another one can be made.
     gone: bool,
-    rows: Vec<Row>,
+    /// The newest events; absent where older ones are shown.
+    history: Option<History>,
 }
 
 /// Whether it sleeps because nobody uses it: it opens all the same.
@@ -309,7 +327,7 @@ pub fn utc(at_ms: i64) -> String {
     format!("{} UTC", full.get(..16).unwrap_or(&full).replace('T', " "))
 }
 
-fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
+fn instance(observed: &Observed, with_events: bool, t: Texts) -> Result<Live, Problem> {
     let instance = observed.instance();
     let (name, mood) = match (&observed.known, instance.map(|i| i.phase)) {
         (Known::Waiting, _) => ("waiting", "busy"),
@@ -333,11 +351,7 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
     };
     let is = |phases: &[Phase]| instance.is_some_and(|i| phases.contains(&i.phase));
     let alive = instance.filter(|i| i.deletion.is_none());
-    let rows = observed.events.iter().rev().filter(|event| is_told(event.code)).take(SHOWN).map(|event| Row {
-        when: clock::rfc3339(event.at_ms),
-        shown: utc(event.at_ms),
-        text: event_text(event, t),
-    });
+    let history = with_events.then(|| History::of(&observed.events, observed.account_id, SHOWN, t));
     let part = InstancePart {
         t,
         label: t.t(&format!("phase.{name}")).into(),
@@ -355,69 +369,9 @@ fn instance(observed: &Observed, t: Texts) -> Result<Live, Problem> {
             .filter(|_| !is(&[Phase::Deleting, Phase::Deleted]))
             .and_then(|i| i.deletion)
             .map(|deletion| (clock::rfc3339(deletion.data_until_ms), utc(deletion.data_until_ms))),
-        rows: rows.collect(),
+        history: history.filter(|history| !history.is_empty()),
         instance: instance.cloned(),
     };
     let html = part.render().map_err(Problem::internal)?;
     Ok(Live { html, say: say.into(), go: None, waiting: mood == "busy" || instance.is_none() })
-}
-
-/// Whether it is of interest to its owner: of a pause nobody shall notice anything, here neither.
-fn is_told(code: EventCode) -> bool {
-    !matches!(code, EventCode::SleepRequested | EventCode::Paused | EventCode::WakeRequested | EventCode::Woken)
-}
-
-fn event_text(event: &Event, t: Texts) -> String {
-    let text = t.t(&format!("event.{}", event_name(event.code)));
-    match (event.code, event.detail.as_deref().and_then(|detail| detail.split(' ').next())) {
-        (EventCode::EgressRefused, Some(target)) => format!("{text}: {target}"),
-        _ => text.into(),
-    }
-}
-
-/// The end of an event's text's key; as on the wire.
-pub fn event_name(code: EventCode) -> &'static str {
-    match code {
-        EventCode::Accepted => "accepted",
-        EventCode::Queued => "queued",
-        EventCode::Prepared => "prepared",
-        EventCode::Created => "created",
-        EventCode::Started => "started",
-        EventCode::Healthy => "healthy",
-        EventCode::Registered => "registered",
-        EventCode::Ready => "ready",
-        EventCode::StopRequested => "stop_requested",
-        EventCode::Stopped => "stopped",
-        EventCode::StartRequested => "start_requested",
-        EventCode::RestartRequested => "restart_requested",
-        EventCode::ConfigRequested => "config_requested",
-        EventCode::ConfigApplied => "config_applied",
-        EventCode::ConfigRolledBack => "config_rolled_back",
-        EventCode::Recovered => "recovered",
-        EventCode::AttemptFailed => "attempt_failed",
-        EventCode::Failed => "failed",
-        EventCode::RetryRequested => "retry_requested",
-        EventCode::Upgraded => "upgraded",
-        EventCode::ReleaseRolledBack => "release_rolled_back",
-        EventCode::UpgradeRequested => "upgrade_requested",
-        EventCode::PlanRequested => "plan_requested",
-        EventCode::DiscardRequested => "discard_requested",
-        EventCode::DeleteRequested => "delete_requested",
-        EventCode::UndeleteRequested => "undelete_requested",
-        EventCode::Deleted => "deleted",
-        EventCode::Exported => "exported",
-        EventCode::RestoreRequested => "restore_requested",
-        EventCode::Restored => "restored",
-        EventCode::RestoreRolledBack => "restore_rolled_back",
-        EventCode::EgressRefused => "egress_refused",
-        EventCode::EngineLost => "engine_lost",
-        EventCode::EngineBack => "engine_back",
-        EventCode::DiskFull => "disk_full",
-        EventCode::DiskFreed => "disk_freed",
-        EventCode::SleepRequested => "sleep_requested",
-        EventCode::Paused => "paused",
-        EventCode::Asleep => "asleep",
-        EventCode::WakeRequested => "wake_requested",
-        EventCode::Woken => "woken",
-    }
 }

@@ -93,7 +93,7 @@ fn no_text_is_left_over() {
         used.iter().filter_map(|key| Some(key.split_once('{')?.0)).filter(|p| !p.is_empty()).collect();
     for key in all_keys(Locale::En) {
         let by_code = key.starts_with("error.") || key.starts_with("instance_error.");
-        // The title of a live page is formatted from the view's name.
+        // The title of a live page is its view's.
         let title = ["progress.title", "applying.title", "instance.title"].contains(&key.as_str());
         let shown = by_code || title || used.contains(&key) || prefixes.iter().any(|prefix| key.starts_with(prefix));
         assert!(shown, "{key} is shown nowhere");
@@ -282,6 +282,9 @@ fn every_failure_of_an_instance_has_its_words() {
     let texts = all_keys(Locale::ZhCn);
     for code in codes {
         assert!(texts.contains(&format!("instance_error.{code}")), "there is no text for {code}");
+        // What was taken back is no reason for taking something back.
+        let is_cause = !code.ends_with("_not_accepted");
+        assert!(!is_cause || texts.contains(&format!("cause.{code}")), "{code} has no words as a reason");
     }
 }
 

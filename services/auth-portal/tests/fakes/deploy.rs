@@ -48,6 +48,8 @@ pub struct Inner {
     pub cut_export: bool,
     /// How often events were listed.
     pub event_lists: usize,
+    /// The next lists of events are refused.
+    pub refuse_events: bool,
     /// How many streams are open.
     pub streams: usize,
 }
@@ -86,7 +88,8 @@ impl Deploy {
             updated_at_ms: NOW,
         };
         self.inner.lock().instances.insert(id, (instance, vec![]));
-        self.change_where(|instance| instance.id == id, |_| {}, &[EventCode::Accepted]);
+        let own = |instance: &Instance| instance.id == id;
+        self.write(own, |_| {}, &[(EventCode::Accepted, None)], &account.to_string());
     }
 
     /// The one instance there is.
@@ -105,14 +108,19 @@ impl Deploy {
     }
 
     pub fn fail(&self, code: &str) {
-        let error = Some(InstanceError { code: code.into(), detail: "in English".into() });
+        self.fail_with(&InstanceError { code: code.into(), detail: "in English".into(), ..Default::default() });
+    }
+
+    pub fn fail_with(&self, error: &InstanceError) {
         self.change(
-            |instance| {
-                instance.phase = Phase::Failed;
-                instance.error.clone_from(&error);
-            },
+            |instance| (instance.phase, instance.error) = (Phase::Failed, Some(error.clone())),
             &[EventCode::Failed],
         );
+    }
+
+    /// Writes one event down for every instance.
+    pub fn tell(&self, code: EventCode, actor: &str, detail: Option<&str>) {
+        self.write(|_| true, |_| {}, &[(code, detail)], actor);
     }
 
     pub fn change(&self, with: impl Fn(&mut Instance), events: &[EventCode]) {
@@ -120,11 +128,22 @@ impl Deploy {
     }
 
     pub fn change_where(&self, of: impl Fn(&Instance) -> bool, with: impl Fn(&mut Instance), events: &[EventCode]) {
+        let events: Vec<_> = events.iter().map(|code| (*code, None)).collect();
+        self.write(of, with, &events, "beaver");
+    }
+
+    pub fn write(
+        &self,
+        of: impl Fn(&Instance) -> bool,
+        with: impl Fn(&mut Instance),
+        events: &[(EventCode, Option<&str>)],
+        actor: &str,
+    ) {
         for (instance, log) in self.inner.lock().instances.values_mut().filter(|(instance, _)| of(instance)) {
             with(instance);
-            for code in events {
-                let seq = i64::try_from(log.len()).unwrap() + 1;
-                log.push(Event { seq, at_ms: NOW + seq * 1000, code: *code, actor: "beaver".into(), detail: None });
+            for (code, detail) in events {
+                let (seq, detail) = (i64::try_from(log.len()).unwrap() + 1, detail.map(str::to_owned));
+                log.push(Event { seq, at_ms: NOW + seq * 1000, code: *code, actor: actor.into(), detail });
             }
         }
         self.changed.send_modify(|version| *version += 1);
@@ -181,7 +200,8 @@ async fn configure(State(deploy): State<Deploy>, Json(body): Json<ConfigureProvi
     }
     deploy.inner.lock().providers.push(body.provider);
     let with = |instance: &mut Instance| instance.config_generation += 1;
-    deploy.change_where(|instance| instance.id == body.instance_id, with, &[EventCode::ConfigRequested]);
+    let own = |instance: &Instance| instance.id == body.instance_id;
+    deploy.write(own, with, &[(EventCode::ConfigRequested, Some("1"))], &body.account_id.to_string());
     (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
 }
 
@@ -198,7 +218,7 @@ async fn act(
     deploy.inner.lock().actions.push(action.clone());
     let wish = |phase, event| {
         let with = |instance: &mut Instance| (instance.phase, instance.error) = (phase, None);
-        deploy.change_where(|instance| instance.id == id, with, &[event]);
+        deploy.write(|instance| instance.id == id, with, &[(event, None)], &account.to_string());
     };
     match action.as_str() {
         "stop" => wish(Phase::Stopping, EventCode::StopRequested),
@@ -220,11 +240,13 @@ async fn delete(
     if body.slug != instance.slug.as_str() {
         return problem(422, "slug_mismatch", Some("slug"));
     }
+    let until = NOW + 604_800_000;
     let with = |instance: &mut Instance| {
         (instance.desired, instance.phase) = (Desired::Deleted, Phase::PendingDeletion);
-        instance.deletion = Some(Deletion { asked_at_ms: NOW, data_until_ms: NOW + 604_800_000 });
+        instance.deletion = Some(Deletion { asked_at_ms: NOW, data_until_ms: until });
     };
-    deploy.change_where(|instance| instance.id == id, with, &[EventCode::DeleteRequested]);
+    let event = (EventCode::DeleteRequested, Some(&*until.to_string()));
+    deploy.write(|instance| instance.id == id, with, &[event], &body.by.to_string());
     (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
 }
 
@@ -239,7 +261,8 @@ async fn undelete(
     let with = |instance: &mut Instance| {
         (instance.desired, instance.phase, instance.deletion) = (Desired::Running, Phase::Starting, None);
     };
-    deploy.change_where(|instance| instance.id == id, with, &[EventCode::UndeleteRequested]);
+    let event = (EventCode::UndeleteRequested, None);
+    deploy.write(|instance| instance.id == id, with, &[event], &body.by.to_string());
     (StatusCode::ACCEPTED, Json(deploy.only())).into_response()
 }
 
@@ -285,13 +308,21 @@ struct Which {
     account_id: AccountId,
     #[serde(default)]
     after: i64,
+    before: Option<i64>,
     last: Option<usize>,
 }
 
 async fn events(State(deploy): State<Deploy>, Path(id): Path<InstanceId>, Query(query): Query<Which>) -> Response {
     let Some((_, log)) = deploy.of(id, query.account_id) else { return unknown() };
-    deploy.inner.lock().event_lists += 1;
-    let mut events: Vec<Event> = log.into_iter().filter(|event| event.seq > query.after).collect();
+    {
+        let mut inner = deploy.inner.lock();
+        inner.event_lists += 1;
+        if inner.refuse_events {
+            return problem(503, "unavailable", None);
+        }
+    }
+    let asked = |event: &Event| event.seq > query.after && query.before.is_none_or(|before| event.seq < before);
+    let mut events: Vec<Event> = log.into_iter().filter(asked).collect();
     match query.last {
         Some(last) => drop(events.drain(..events.len().saturating_sub(last.min(200)))),
         None => events.truncate(200),

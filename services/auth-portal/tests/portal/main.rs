@@ -6,6 +6,7 @@ mod data;
 mod everywhere;
 #[path = "../fakes/mod.rs"]
 mod fakes;
+mod history;
 mod html;
 mod open;
 mod operator;

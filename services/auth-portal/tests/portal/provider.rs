@@ -127,7 +127,7 @@ async fn what_did_not_hold_is_told_too() {
     let house = House::new().await;
     let mut browser = alice(&house).await;
     browser.post("/onboarding", &fields("save")).await;
-    let error = InstanceError { code: "config_not_accepted".into(), detail: String::new() };
+    let error = InstanceError { code: "config_not_accepted".into(), detail: String::new(), ..Default::default() };
     house.deploy.change(|i| (i.phase, i.error) = (Phase::Ready, Some(error.clone())), &[EventCode::ConfigRolledBack]);
     let page = browser.get("/applying").await;
     page.shows("the previous ones are back in place");

@@ -296,7 +296,7 @@ async fn why_it_takes_longer_is_told_while_it_goes_on() {
     let house = House::new().await;
     let mut browser = Browser::new(&house);
     browser.register("alice", "alice@example.com", PASSWORD).await;
-    let error = InstanceError { code: "engine_capacity".into(), detail: String::new() };
+    let error = InstanceError { code: "engine_capacity".into(), detail: String::new(), ..Default::default() };
     house.deploy.change(|i| (i.phase, i.error) = (Phase::Creating, Some(error.clone())), &[EventCode::AttemptFailed]);
     let page = browser.get("/progress").await;
     page.shows("no room");

@@ -4,7 +4,10 @@ mod support;
 #[path = "support/walk.rs"]
 mod walk;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use deploy_control::engine::Engine;
 use support::{World, sqlite_world};
@@ -20,7 +23,8 @@ async fn ground() -> Ground {
 }
 
 fn on(world: World) -> Ground {
-    let (engine, crashed) = (world.engine.clone(), world.engine.clone());
+    let (engine, crashed, images) = (world.engine.clone(), world.engine.clone(), world.engine.clone());
+    let made = AtomicUsize::new(0);
     let file = &world.config.plans.file;
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(file, "[notes]\nimage = \"notes:1\"\nport = 8080\n").unwrap();
@@ -33,6 +37,14 @@ fn on(world: World) -> Ground {
         make_engine: Box::new(move || Arc::new(engine.clone())),
         crash: Box::new(move |id| {
             crashed.crash(id);
+            Box::pin(std::future::ready(()))
+        }),
+        new_image: Box::new(move |works| {
+            let name = format!("image-{}", made.fetch_add(1, Ordering::SeqCst));
+            if !works {
+                images.break_image(&name);
+            }
+            images.set_image(&name);
             Box::pin(std::future::ready(()))
         }),
         units_end_with_service: false,
@@ -77,4 +89,10 @@ walked! {
     falls_asleep: FallsAsleep,
     resumes: Resumes,
     wakes: Wakes,
+    takes_over: TakesOver,
+    upgrade: Upgrade,
+    upgrade_in_vain: UpgradeInVain,
+    restore: Restore,
+    restore_in_vain: RestoreInVain,
+    expires: Expires,
 }

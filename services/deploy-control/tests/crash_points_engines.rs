@@ -6,13 +6,18 @@
 mod host;
 #[path = "support/instance.rs"]
 mod instance;
+#[path = "support/program.rs"]
+mod program;
 mod support;
 #[path = "support/walk.rs"]
 mod walk;
 
 use std::{
     any::Any,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +26,7 @@ use deploy_control::{
     engine::{Engine, docker::Docker, process::Processes},
     strikes::testing::Place,
 };
+use futures_util::future::BoxFuture;
 use host::Host;
 use support::neighbours::{Neighbours, Runs, ask};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -34,10 +40,16 @@ static TURNS: Semaphore = Semaphore::const_new(2);
 /// Not a test: what an engine starts. See [`instance`].
 #[test]
 fn as_an_instance() {
+    program::serve_if_started_as_one();
     instance::serve_if_started_by_an_engine();
 }
 
-async fn ground(mut config: Config, engine: fn(&Config) -> Arc<dyn Engine>, keeps: impl Any + Send + Sync) -> Ground {
+async fn ground(
+    mut config: Config,
+    engine: fn(&Config) -> Arc<dyn Engine>,
+    new_image: impl Fn(bool) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    keeps: impl Any + Send + Sync,
+) -> Ground {
     let units = Arc::new(Mutex::new(engine(&config)));
     let (present, data_dir) = (units.clone(), config.data_dir.clone());
     let run_of: Runs = Arc::new(move |id| {
@@ -63,6 +75,7 @@ async fn ground(mut config: Config, engine: fn(&Config) -> Arc<dyn Engine>, keep
                 let _ = ask(&socket, "/crash").await;
             })
         }),
+        new_image: Box::new(new_image),
         keeps: Box::new(keeps),
     }
 }
@@ -80,7 +93,8 @@ async fn on_processes(change: Change) {
     let ground = async || {
         let folder = tempfile::tempdir().unwrap();
         let config = host::config(folder.path(), "process", "test-process");
-        ground(config, |config| Arc::new(Processes::new(&config.engine)), folder).await
+        let none = |_| -> BoxFuture<'static, ()> { unreachable!("processes have no images") };
+        ground(config, |config| Arc::new(Processes::new(&config.engine)), none, folder).await
     };
     println!("{change:?}: {} blows", walk::every_place(change, SAMPLE, 2, ground, is_walked).await);
 }
@@ -91,8 +105,22 @@ async fn on_docker(change: Change) {
         return;
     }
     let ground = async || {
-        let host = Host::new().await.expect("an engine");
-        ground(host.config.clone(), |config| Arc::new(Docker::new(&config.engine)), host).await
+        let host = Arc::new(Host::new().await.expect("an engine"));
+        let plans = &host.config.plans.file;
+        std::fs::create_dir_all(plans.parent().unwrap()).unwrap();
+        let image = &host.config.engine.image;
+        std::fs::write(
+            plans,
+            format!("[notes]\nimage = \"{image}\"\nport = 8080\nenv = {{ NOTES_PORT = \"8080\" }}\n"),
+        )
+        .unwrap();
+        let (config, made, images) = (host.config.clone(), AtomicUsize::new(0), host.clone());
+        let new_image = move |works| -> BoxFuture<'static, ()> {
+            let (host, n) = (images.clone(), made.fetch_add(1, Ordering::SeqCst));
+            let program = if works { "/instance" } else { "/not-there" };
+            Box::pin(async move { host.build_image_with(program, &format!("ENV RELEASE={n}")).await })
+        };
+        ground(config, |config| Arc::new(Docker::new(&config.engine)), new_image, host).await
     };
     println!("{change:?}: {} blows", walk::every_place(change, SAMPLE, 2, ground, is_walked).await);
 }
@@ -132,9 +160,13 @@ walked! {
     NewerConfig: process_newer_config, docker_newer_config;
     LostOwner: process_lost_owner, docker_lost_owner;
     Wakes: process_wakes, docker_wakes;
+    ConfigureInVain: process_configure_in_vain, docker_configure_in_vain;
+    Restore: process_restore, docker_restore;
+    RestoreInVain: process_restore_in_vain, docker_restore_in_vain;
+    Expires: process_expires, docker_expires;
 }
 
-/// With the process engine what sleeps ends with the service.
+/// With the process engine what sleeps ends with the service, nothing can wait, and there are no images.
 macro_rules! walked_on_docker {
     ($($name:ident: $change:ident;)*) => {
         $(
@@ -147,6 +179,11 @@ macro_rules! walked_on_docker {
 }
 
 walked_on_docker! {
+    docker_plan: Plan;
+    docker_plan_back: PlanBack;
+    docker_takes_over: TakesOver;
+    docker_upgrade: Upgrade;
+    docker_upgrade_in_vain: UpgradeInVain;
     docker_pauses: Pauses;
     docker_falls_asleep: FallsAsleep;
     docker_resumes: Resumes;

@@ -3,13 +3,14 @@
 //! Its instances run the test's own program, which must have the "test" of [`instance::ARGUMENTS`](super::instance).
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use bollard::{
     models::ContainerInspectResponse,
     query_parameters::{
         BuildImageOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-        RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
+        PruneContainersOptionsBuilder, PruneImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder,
     },
 };
 use clock::Entropy;
@@ -123,9 +124,30 @@ impl Host {
         }
     }
 
+    /// The name of an instance's container.
+    pub fn name(&self, id: InstanceId) -> String {
+        format!("{}-{id}", self.config.engine.prefix)
+    }
+
     pub async fn inspect(&self, id: InstanceId) -> ContainerInspectResponse {
-        let name = format!("{}-{id}", self.config.engine.prefix);
-        self.client.inspect_container(&name, None).await.unwrap()
+        self.client.inspect_container(&self.name(id), None).await.unwrap()
+    }
+
+    /// The images that have this name of the stack's, whatever the tag.
+    pub async fn named(&self, name: &str) -> Vec<String> {
+        let filters = [("reference".to_owned(), vec![format!("{}/{name}", self.config.engine.prefix)])].into();
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        self.client.list_images(Some(options)).await.unwrap().into_iter().map(|image| image.id).collect()
+    }
+
+    /// Removes what of this stack neither runs nor has a name, as `docker system prune` does.
+    pub async fn prune(&self) {
+        let mut filters = HashMap::from([("label", vec![format!("{LABEL}={}", self.config.engine.prefix)])]);
+        let options = PruneContainersOptionsBuilder::new().filters(&filters).build();
+        self.client.prune_containers(Some(options)).await.unwrap();
+        filters.insert("dangling", vec!["true".to_owned()]);
+        let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
+        self.client.prune_images(Some(options)).await.unwrap();
     }
 }
 

@@ -67,6 +67,8 @@ struct Neighbourhood {
     uses: Mutex<HashMap<InstanceId, Used>>,
     /// How often it was asked who is used.
     looked: AtomicUsize,
+    /// How often instances were asked whether they are busy.
+    asked_busy: AtomicUsize,
 }
 
 /// How an instance is used. Nobody does, as a rule.
@@ -106,6 +108,7 @@ impl Neighbours {
             routes: Mutex::default(),
             uses: Mutex::default(),
             looked: AtomicUsize::new(0),
+            asked_busy: AtomicUsize::new(0),
         });
         let authz = Router::new()
             .route("/backends/register", post(backend))
@@ -174,7 +177,7 @@ impl Neighbours {
                 *routes = snapshot.routes.into_iter().map(|route| (route.instance_id, route.state)).collect();
             }
             RouteMessage::Change { route, .. } => drop(routes.insert(route.instance_id, route.state)),
-            RouteMessage::Heartbeat { .. } => {}
+            RouteMessage::Engine { .. } | RouteMessage::Heartbeat { .. } => {}
         }
     }
 
@@ -191,6 +194,11 @@ impl Neighbours {
     /// How often it was asked who is used.
     pub fn looked(&self) -> usize {
         self.state.looked.load(Ordering::SeqCst)
+    }
+
+    /// How often instances were asked whether they are busy.
+    pub fn asked_busy(&self) -> usize {
+        self.state.asked_busy.load(Ordering::SeqCst)
     }
 
     pub fn owners_taken(&self, id: InstanceId) -> usize {
@@ -271,7 +279,7 @@ async fn activities(State(state): State<Arc<Neighbourhood>>) -> Response {
     }
     let routes = state.routes.lock().unwrap().clone();
     let instances = routes.into_iter().map(|(id, route)| state.activity(id, route, state.used(id).in_flight));
-    Json(ActivityList { instances: instances.collect() }).into_response()
+    Json(ActivityList { instances: instances.collect(), up_ms: u64::MAX }).into_response()
 }
 
 async fn activity_of(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
@@ -284,6 +292,7 @@ async fn activity_of(State(state): State<Arc<Neighbourhood>>, Path(id): Path<Ins
 }
 
 async fn own_activity(State(state): State<Arc<Neighbourhood>>, Path(id): Path<InstanceId>) -> Response {
+    state.asked_busy.fetch_add(1, Ordering::SeqCst);
     match (state.run_of)(id).await {
         Some(_) => Json(state.used(id).own).into_response(),
         None => unreachable(),

@@ -144,6 +144,8 @@ pub struct ReconcileConfig {
     pub pool: PoolConfig,
     /// How long an instance may take to become healthy.
     pub start_timeout: Duration,
+    /// How long one that is in use may go on before it goes down for something of ours.
+    pub drain_timeout: Duration,
     /// How often everything is looked at, hint or no hint.
     pub resync: Duration,
     /// The wait after the first failed attempt; each doubles the one before.
@@ -190,6 +192,7 @@ impl Config {
                 },
                 pool: PoolConfig { size: env.parse::<u16>("BEAVER_POOL_SIZE")?.into(), calm: Duration::from_secs(2) },
                 start_timeout: Duration::from_secs(positive(env, "BEAVER_START_TIMEOUT")? as u64),
+                drain_timeout: Duration::from_secs(env.parse::<u16>("BEAVER_DRAIN_TIMEOUT")?.into()),
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
             },

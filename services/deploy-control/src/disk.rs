@@ -78,7 +78,7 @@ pub async fn is_exceeded(folders: &Folders, plans: &Plans, row: &Row) -> Result<
 /// Why it is stopped, for its owner.
 pub fn exceeded() -> InstanceError {
     let detail = "The workspace takes far more disk space than it may, so it was stopped.";
-    InstanceError { code: EXCEEDED.into(), detail: detail.into() }
+    InstanceError { code: EXCEEDED.into(), detail: detail.into(), ..Default::default() }
 }
 
 /// Measures, one instance after the other.

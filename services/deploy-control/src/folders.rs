@@ -104,6 +104,8 @@ pub struct Seen {
     pub owned: bool,
     /// The generation of the current `config.json`.
     pub config: Option<i64>,
+    /// The generation that its `config.json` names, whether that counts or not.
+    pub written: Option<i64>,
     /// Whether there is no `config.json`, not even one that does not count.
     pub blank: bool,
     /// The time on its tombstone.
@@ -367,7 +369,9 @@ impl Folders {
             let complete = this.folders(&row).all(|folder| folder.exists());
             let owned =
                 this.folders(&row).all(|folder| !folder.exists() || folder.is_as_it_must()) && this.owns_data(&row)?;
-            let config = match this.read(id, "config.json")? {
+            let current = this.read(id, "config.json")?;
+            let written = current.as_ref().map(|there| there.generation);
+            let config = match current {
                 Some(_) if !this.can_read_config(&row)? => None,
                 Some(there) => {
                     let expected = this.config(&row, there.generation, there.provider.clone());
@@ -380,9 +384,42 @@ impl Folders {
                 Err(beneath::Error::NotFound { .. }) => true,
                 Err(error) => return Err(error.into()),
             };
-            Ok(Seen { complete, owned, config, blank, tombstone: this.tombstone(id)?, socket: this.has_socket(id) })
+            Ok(Seen {
+                complete,
+                owned,
+                config,
+                written,
+                blank,
+                tombstone: this.tombstone(id)?,
+                socket: this.has_socket(id),
+            })
         })
         .await
+    }
+
+    /// Whether there is, or was meant to be, somebody's configuration under this id: what is made ahead has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn is_somebodys(&self, id: InstanceId) -> Result<bool, Error> {
+        let this = self.clone();
+        blocking(move || match this.instances.list(format!("{id}/config"), 1_000) {
+            Ok(entries) => Ok(entries.iter().any(|entry| entry.name.to_string_lossy().starts_with("config."))),
+            Err(beneath::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        })
+        .await
+    }
+
+    /// The generation that its `config.json` names; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn written_config(&self, id: InstanceId) -> Result<Option<i64>, Error> {
+        let this = self.clone();
+        blocking(move || Ok(this.read(id, "config.json")?.map(|there| there.generation))).await
     }
 
     /// Whether there is anything under the name of the instance's socket.

@@ -31,6 +31,7 @@ pub struct Hub {
 #[derive(Default)]
 struct State {
     version: u64,
+    engine_away: bool,
     known: BTreeMap<InstanceId, Known>,
     watchers: HashMap<InstanceId, watch::Sender<i64>>,
 }
@@ -78,6 +79,14 @@ impl Hub {
         }
     }
 
+    /// Tells whether the engine can be asked.
+    pub fn engine_is_away(&self, away: bool) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.engine_away, away) != away {
+            let _ = self.changes.send(RouteMessage::Engine { away });
+        }
+    }
+
     /// Has those who watch these instances told again, though nothing of their rows has changed.
     pub fn tell_again(&self, ids: &[InstanceId]) {
         let state = self.state();
@@ -88,8 +97,8 @@ impl Hub {
         }
     }
 
-    /// Every route there is, and the changes from then on without a gap.
-    pub fn routes(&self) -> (RouteSnapshot, broadcast::Receiver<RouteMessage>) {
+    /// Every route there is, whether the engine is away, and the changes from then on without a gap.
+    pub fn routes(&self) -> (RouteSnapshot, bool, broadcast::Receiver<RouteMessage>) {
         let state = self.state();
         let routes = state.known.values().filter_map(|known| known.route.clone());
         let snapshot = RouteSnapshot {
@@ -99,7 +108,7 @@ impl Hub {
         };
         let changes = self.changes.subscribe();
         self.joined.notify_waiters();
-        (snapshot, changes)
+        (snapshot, state.engine_away, changes)
     }
 
     /// Waits until somebody follows the routes. What is published after that is passed on before anybody can ask about it.

@@ -24,6 +24,8 @@ pub struct Observed {
     pub owned: bool,
     /// The generation of its current `config.json`; for one that reads none, the one that it should be.
     pub config: Option<i64>,
+    /// The generation that its `config.json` names, whatever else stands in it.
+    pub written: Option<i64>,
     /// Whether it has no `config.json` at all.
     pub blank: bool,
     /// The time on the tombstone in its folder: until when the data of one that is deleted is kept.
@@ -70,6 +72,8 @@ pub enum Step {
         /// Whether it is wanted up afterwards.
         then_up: bool,
     },
+    /// Let nobody new to it, and wait for a while until whatever is under way is over.
+    Drain,
     /// Make sure that nobody uses it, and that the router asks before anybody does.
     Quiet,
     /// Freeze its unit.
@@ -155,7 +159,7 @@ pub fn plan(row: &Row, seen: &Observed, now_ms: i64) -> Vec<Step> {
         Seen::Absent => (None, true),
         Seen::Unit { unit, current } => (Some(unit), *current),
     };
-    if let Some(there) = seen.config.filter(|there| *there > row.config_generation)
+    if let Some(there) = seen.written.filter(|there| *there > row.config_generation)
         && row.plan.is_workspace()
         && row.desired != Desired::Deleted
     {
@@ -357,6 +361,10 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     // Down before anything is exchanged under it: were the exchange first, and the last thing done before a crash, nothing
     // would tell any more that the process is from before.
     if must_go_down && matches!(state, Some(UnitState::Running | UnitState::Paused)) {
+        // Somebody may be in the middle of something; whoever asked for a restart, or for other data, knows that.
+        if running && known_run && seen.socket && !lost && !row.restart_pending() && !row.archive_pending() {
+            steps.push(Step::Drain);
+        }
         steps.push(Step::Stop { then_up: true });
         is_up = false;
     }

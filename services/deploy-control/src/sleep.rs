@@ -16,6 +16,7 @@ use contracts::{
 };
 use futures_util::{StreamExt, stream};
 use service::Shutdown;
+use tokio::time::Instant;
 
 use crate::{
     chain,
@@ -32,6 +33,10 @@ use crate::{
 const SELDOM: Duration = Duration::from_secs(15);
 /// How often at the most.
 const OFTEN: Duration = Duration::from_millis(250);
+/// How often it is written down who is used, and by how much that must be newer than what is written.
+const NOTED: Duration = Duration::from_secs(60);
+/// What is idle since its start, or since the router's, give or take this, was not used since.
+const SINCE_START_MS: i64 = 10_000;
 /// How many instances are asked at once whether they have something to do.
 const ASKED: usize = 8;
 /// The length of a key's fingerprint: base64url of a SHA-256.
@@ -68,12 +73,20 @@ impl Keeper {
     pub async fn run(self, stop: Shutdown) {
         // Whether the engine freezes, once it has said so.
         let mut pauses = None;
+        let mut noted = Instant::now();
         loop {
             let soonest = self.plans.soonest_sleep();
             let wait = soonest.map_or(SELDOM, |soonest| (soonest / 4).clamp(OFTEN, SELDOM));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+            }
+            if noted.elapsed() >= NOTED {
+                noted = Instant::now();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.note_used() => {}
+                }
             }
             if soonest.is_none() {
                 continue;
@@ -85,6 +98,26 @@ impl Keeper {
                 () = stop.cancelled() => return,
                 () = self.pass(pauses.unwrap_or(false)) => {}
             }
+        }
+    }
+
+    /// Writes down who was used since that was done last.
+    async fn note_used(&self) {
+        let (rows, list) = match (self.registry.all().await, self.peers.activities().await) {
+            (Ok(rows), Ok(list)) => (rows, list),
+            // The next time is soon enough.
+            _ => return,
+        };
+        let (now_ms, up_ms) = (self.registry.now_ms(), list.up_ms);
+        let seen: HashMap<_, _> = list.instances.into_iter().map(|activity| (activity.instance_id, activity)).collect();
+        let used = rows.iter().filter_map(|row| {
+            Some((row.id, newly_used((row.ready_at_ms, row.last_used_ms), seen.get(&row.id)?, now_ms, up_ms)?))
+        });
+        let used: Vec<_> = used.collect();
+        if !used.is_empty()
+            && let Err(error) = self.registry.used(&used).await
+        {
+            tracing::info!(error = chain(&error), "who was used is not written down");
         }
     }
 
@@ -162,6 +195,22 @@ impl Keeper {
     }
 }
 
+/// When one was used that was healthy and used at these times, where that is worth writing down.
+fn newly_used(
+    (ready_at_ms, last_used_ms): (Option<i64>, Option<i64>),
+    seen: &Activity,
+    now_ms: i64,
+    up_ms: u64,
+) -> Option<i64> {
+    let ms = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let (idle_ms, ready_at_ms) = (ms(seen.idle_ms), ready_at_ms?);
+    let at_ms = now_ms.saturating_sub(if seen.in_flight > 0 { 0 } else { idle_ms });
+    let since_start = at_ms < ready_at_ms.saturating_add(SINCE_START_MS) || idle_ms > ms(up_ms) - SINCE_START_MS;
+    let noted_ms = i64::try_from(NOTED.as_millis()).unwrap_or(i64::MAX);
+    let is_news = last_used_ms.is_none_or(|last| at_ms >= last.saturating_add(noted_ms));
+    (is_news && (seen.in_flight > 0 || !since_start)).then_some(at_ms)
+}
+
 fn is_fingerprint(text: &str) -> bool {
     text.len() == FINGERPRINT && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
@@ -188,6 +237,27 @@ mod tests {
             let paused = due(&idle, pauses, Sleep::Paused, unused);
             prop_assert_eq!(paused, over(idle.stop_after).then_some(Sleep::Stopped));
             prop_assert_eq!(due(&idle, pauses, Sleep::Stopped, unused), None);
+        }
+    }
+
+    #[test]
+    fn a_use_is_what_the_router_saw_of_somebody_and_not_a_start() {
+        let instance_id = InstanceId::from_uuid(uuid::Uuid::nil());
+        let seen = |in_flight, idle_ms| Activity { instance_id, state: RouteState::Running, in_flight, idle_ms };
+        const HOUR: i64 = 3_600_000;
+        const NOW: i64 = 10 * HOUR;
+        for (times, seen, up_ms, at_ms) in [
+            ((Some(HOUR), None), seen(0, 60_000), 5 * HOUR as u64, Some(NOW - 60_000)),
+            ((Some(HOUR), None), seen(1, 60_000), 5 * HOUR as u64, Some(NOW)),
+            ((None, None), seen(1, 0), 5 * HOUR as u64, None),
+            // As long ago as its start, or as the router's.
+            ((Some(NOW - 60_000), None), seen(0, 59_000), 5 * HOUR as u64, None),
+            ((Some(HOUR), None), seen(0, 60_000), 61_000, None),
+            // Written down already, or nearly.
+            ((Some(HOUR), Some(NOW - 90_000)), seen(0, 60_000), 5 * HOUR as u64, None),
+            ((Some(HOUR), Some(NOW - 120_000)), seen(0, 60_000), 5 * HOUR as u64, Some(NOW - 60_000)),
+        ] {
+            assert_eq!(newly_used(times, &seen, NOW, up_ms), at_ms, "{times:?} {seen:?} {up_ms}");
         }
     }
 

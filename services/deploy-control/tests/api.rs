@@ -520,3 +520,55 @@ async fn what_the_router_refused_is_an_event_that_changes_nothing() {
         assert_eq!((after.generation, after.phase, after.error), (before.generation, before.phase, before.error));
     }
 }
+
+#[tokio::test]
+async fn what_the_operator_stops_is_told_so_with_the_reason_and_the_operator_reads_what_happened() {
+    for world in worlds().await {
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        let stop = serde_json::json!({ "account_id": alice.account, "suspended_for": "unpaid" });
+        let (status, _): (_, Instance) = service.post(&format!("/api/instances/{}/stop", alice.id), &stop).await;
+        assert_eq!(status, 202);
+        service.settled(&alice, Phase::Stopped).await;
+        let events = format!("/api/instances/{}/events", alice.id);
+        let (_, all) = service.get::<EventList>(&format!("{events}?by=operator")).await;
+        let asked = all.events.iter().find(|event| event.code == EventCode::StopRequested).unwrap();
+        assert_eq!(
+            (asked.actor.as_str(), asked.detail.as_deref()),
+            ("operator", Some("unpaid")),
+            "{}",
+            world.store.name()
+        );
+        assert_eq!(all.events, service.events(&alice).await);
+
+        // Page by page, back from the newest.
+        let (mut before, mut paged) = (i64::MAX, Vec::new());
+        loop {
+            let (_, page) = service.get::<EventList>(&format!("{events}?by=operator&last=3&before={before}")).await;
+            let Some(first) = page.events.first() else { break };
+            before = first.seq;
+            paged.splice(0..0, page.events);
+        }
+        assert_eq!(paged, all.events);
+        for query in ["", "?by=somebody", "?by=operator&before=3"] {
+            let (status, _) = service.get::<ProblemDetails>(&format!("{events}{query}")).await;
+            assert_eq!(status, 400, "{query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_feed_says_that_the_engine_is_away() {
+    let world = sqlite_world().await;
+    let service = world.start().await;
+    let mut feed = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    assert!(matches!(feed.json().await, Some(RouteMessage::Snapshot(_))));
+    world.engine.set_away(true);
+    assert_eq!(feed.json().await, Some(RouteMessage::Engine { away: true }));
+    let mut late = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    assert!(matches!(late.json().await, Some(RouteMessage::Snapshot(_))));
+    assert_eq!(late.json().await, Some(RouteMessage::Engine { away: true }), "said to whoever comes late too");
+    world.engine.set_away(false);
+    assert_eq!(feed.json().await, Some(RouteMessage::Engine { away: false }));
+}

@@ -2,11 +2,15 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use contracts::deploy::{EventCode, Phase};
+use contracts::{
+    deploy::{EventCode, Phase},
+    instance::InstanceActivity,
+    routes::RouteState,
+};
 use secrecy::ExposeSecret;
-use support::{Person, Running, World, sqlite_world, until, worlds};
+use support::{Person, Running, World, neighbours::Used, sqlite_world, until, worlds};
 
 const CANARY: &str = "sk-canary-8f3b1d";
 
@@ -50,7 +54,10 @@ async fn one_that_does_not_hold_is_taken_back_and_told() {
         service.configure(&alice, CANARY).await;
         let settled = service.settled(&alice, Phase::Ready).await;
         assert_eq!((settled.config_generation, settled.applied_config_generation), (2, 1), "{}", world.store.name());
-        assert_eq!(settled.error.unwrap().code, "config_not_accepted");
+        let error = settled.error.unwrap();
+        assert_eq!((error.code.as_str(), error.cause.as_deref()), ("config_not_accepted", Some("not_healthy_in_time")));
+        let back = service.events(&alice).await.into_iter().find(|event| event.code == EventCode::ConfigRolledBack);
+        assert_eq!(back.unwrap().detail.as_deref(), Some("2 not_healthy_in_time"));
         assert_eq!(key(&world, &alice).as_deref(), Some("sk-good"), "the one before is back");
         let codes = service.codes(&alice).await;
         assert!(codes.contains(&EventCode::ConfigRolledBack), "{codes:?}");
@@ -240,4 +247,69 @@ async fn what_the_operator_changes_reaches_instances_that_are_there() {
     service.settled(&alice, Phase::Ready).await;
     assert_eq!(world.current_config(alice.id).issuer, world.config.instance.issuer);
     assert_eq!(key(&world, &alice).as_deref(), Some(CANARY), "and the same provider");
+}
+
+#[tokio::test]
+async fn whoever_is_in_the_middle_of_something_may_finish_and_nobody_new_gets_in() {
+    for world in worlds().await {
+        let (service, alice) = ready(&world).await;
+        let in_use = Used { in_flight: 1, then_in_flight: 1, ..Used::default() };
+        world.neighbours.use_it(alice.id, in_use.clone());
+        service.configure(&alice, CANARY).await;
+        until("nobody new gets in", || world.neighbours.route(alice.id) == Some(RouteState::Starting)).await;
+        assert!(world.engine.is_running(alice.id), "{}", world.store.name());
+        assert_eq!(world.engine.count("stop", alice.id), 0, "somebody is at it");
+        // Its requests have ended, but it says that it has something to do.
+        let busy = InstanceActivity { busy: true, wake_keys: Vec::new() };
+        world.neighbours.use_it(alice.id, Used { own: busy, ..Used::default() });
+        let asked = world.neighbours.asked_busy();
+        until("it was asked", || world.neighbours.asked_busy() > asked + 1).await;
+        assert_eq!(world.engine.count("stop", alice.id), 0);
+        // Killed meanwhile, it goes on.
+        service.kill_and_wait().await;
+        let service = world.start().await;
+        world.neighbours.use_it(alice.id, Used::default());
+        let settled = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((settled.applied_config_generation, world.engine.count("stop", alice.id)), (1, 1));
+
+        // Who wants a restart knows what that means, and is not kept waiting.
+        world.neighbours.use_it(alice.id, in_use);
+        service.wish(&alice, "restart").await;
+        service.settled(&alice, Phase::Ready).await;
+        assert_eq!(world.engine.count("stop", alice.id), 2);
+    }
+}
+
+#[tokio::test]
+async fn it_is_not_waited_for_ever() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.drain_timeout = Duration::from_millis(50);
+    let (service, alice) = ready(&world).await;
+    world.neighbours.use_it(alice.id, Used { in_flight: 1, then_in_flight: 1, ..Used::default() });
+    service.configure(&alice, CANARY).await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 1);
+}
+
+#[tokio::test]
+async fn a_registry_from_before_with_other_settings_keeps_what_was_configured_since() {
+    let mut world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    service.kill_and_wait().await;
+    let path = world.config_dir(alice.id).join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["generation"] = 5.into();
+    let folder = path.parent().unwrap();
+    for name in ["config.json", "config.5.json"] {
+        let _ = std::fs::remove_file(folder.join(name));
+        std::fs::write(folder.join(name), config.to_string()).unwrap();
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o400)).unwrap();
+    }
+    // The issuer has another name now, so that what is there is not what would be written.
+    world.config.instance.issuer = "http://another-issuer:19090".into();
+    let service = world.start().await;
+    let settled = service.until(&alice, "taken over", |instance| instance.applied_config_generation == 5).await;
+    assert_eq!((settled.config_generation, settled.error), (5, None));
+    service.configure(&alice, CANARY).await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 6);
+    assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
 }

@@ -150,3 +150,20 @@ async fn a_higher_limit_lets_it_start_again() {
     service.settled(&alice, Phase::Ready).await;
     told(&service, &alice, EventCode::DiskFreed, 1).await;
 }
+
+#[tokio::test]
+async fn less_data_from_an_archive_is_a_way_out() {
+    let mut world = sqlite_world().await;
+    limited(&mut world, Some(2));
+    let (service, alice) = ready(&world, "alice").await;
+    let path = format!("/api/instances/{}/export?by={}", alice.id, alice.account);
+    let archive = service.request("GET", &path).send().await.unwrap().bytes().await.unwrap();
+    fs::write(data(&world, &alice).join("big"), vec![1; 4 * MB as usize]).unwrap();
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "disk_exceeded");
+    let path = format!("/api/instances/{}/restore?by={}", alice.id, alice.account);
+    let answer = service.request("POST", &path).body(archive).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
+    assert!(!data(&world, &alice).join("big").exists());
+}

@@ -118,9 +118,8 @@ async fn a_new_image_that_cannot_be_run_takes_nobody_down_for_long() {
     support::eventually(async || {
         let mut old = 0;
         for person in &people {
-            let name = format!("{}-{}", host.config.engine.prefix, person.id);
             // In between it has none.
-            let there = host.client.inspect_container(&name, None).await.ok();
+            let there = host.client.inspect_container(&host.name(person.id), None).await.ok();
             old += usize::from(there.is_none_or(|container| container.image == first));
         }
         (old == 0).then_some(()).ok_or_else(|| format!("{old} have the first one"))
@@ -131,6 +130,55 @@ async fn a_new_image_that_cannot_be_run_takes_nobody_down_for_long() {
         assert_eq!(host.inspect(person.id).await.state.unwrap().running, Some(true));
         assert_eq!(service.codes(person).await.iter().filter(|c| **c == EventCode::Upgraded).count(), 1);
     }
+}
+
+#[tokio::test]
+async fn what_one_goes_back_to_is_there_after_a_prune_for_as_long_as_somebody_may() {
+    let Some(host) = Host::new().await else { return };
+    let (service, alice) = (start(&host).await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    let first = host.inspect(alice.id).await.image.unwrap();
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    service.kill();
+    // The next life looks at everything when it starts.
+    let service = start(&host).await;
+    let kept = || host.named("release");
+    let is_kept = async || match kept().await {
+        images if images == [first.clone()] => Ok(()),
+        images => Err(format!("{images:?} are kept, not {first}")),
+    };
+    support::eventually(is_kept).await;
+    service.kill();
+
+    // What `docker system prune` does, to what is this test's.
+    host.build_image_of("/not-there").await;
+    host.prune().await;
+    let service = start(&host).await;
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+    assert!(service.codes(&alice).await.contains(&EventCode::ReleaseRolledBack));
+    assert_eq!(host.inspect(alice.id).await.image.as_ref(), Some(&first));
+    service.kill();
+
+    host.build_image_with("/instance", "ENV THIRD=1").await;
+    let service = start(&host).await;
+    service.until(&alice, "upgraded", |instance| instance.phase == Phase::Ready && instance.error.is_none()).await;
+    support::eventually(async || {
+        let there = host.client.inspect_container(&host.name(alice.id), None).await.ok().and_then(|found| found.image);
+        there.filter(|image| *image != first).map(drop).ok_or_else(|| "it runs the first one".to_owned())
+    })
+    .await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill();
+    let _service = start(&host).await;
+    let second = host.inspect(alice.id).await.image.unwrap();
+    support::eventually(async || match kept().await {
+        images if images == [second.clone()] => Ok(()),
+        images => Err(format!("{images:?} are kept, not {second}")),
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ fn row(number: i64) -> Row {
         disk_full: false,
         release: None,
         refused_release: None,
+        last_used_ms: None,
         version: 1,
         last_event: 0,
         created_at_ms: 0,

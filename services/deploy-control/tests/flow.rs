@@ -259,6 +259,7 @@ async fn an_engine_that_is_away_means_unknown_and_tears_nothing_down() {
 async fn what_comes_down_by_itself_comes_back_until_it_is_too_much() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.say("starting with sk-canary-8f3b1d\nno such table: notes\n");
     service.register(&alice).await;
     let mut crashes = 0;
     // Each crash is told once it was seen; the instance may be back before anybody looks.
@@ -273,7 +274,9 @@ async fn what_comes_down_by_itself_comes_back_until_it_is_too_much() {
         .await;
     }
     let failed = service.settled(&alice, Phase::Failed).await;
-    assert_eq!((failed.error.unwrap().code.as_str(), crashes), ("crash_loop", 4));
+    let error = failed.error.unwrap();
+    assert_eq!((error.code.as_str(), crashes), ("crash_loop", 4));
+    assert_eq!(error.log, ["starting with […]", "no such table: notes"], "what it wrote last, without any secret");
     let codes = service.codes(&alice).await;
     assert_eq!(codes.iter().filter(|code| **code == EventCode::Recovered).count(), 3);
     assert_eq!(codes.last(), Some(&EventCode::Failed));

@@ -8,6 +8,7 @@ use contracts::{
     deploy::{EventCode, InstanceList, Phase, WaitsFor},
     routes::{RouteMessage, RouteState},
 };
+use deploy_control::registry::{MIGRATOR, Registry};
 use futures_util::StreamExt;
 use support::{Person, eventually, reader::Reader, sqlite_world, worlds};
 
@@ -119,6 +120,42 @@ async fn after_the_host_was_away_those_used_last_come_first() {
             waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
         }
         let orders = [[None, Some(2), Some(1)], [Some(2), None, Some(1)], [Some(2), Some(1), None]];
+        if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await;
+    world.engine.release();
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_at_it_comes_before_whoever_was_started_later() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.line.at_once = 1;
+    let service = world.start().await;
+    let people: Vec<_> = ["alice", "bobby", "carol"].map(Person::named).into();
+    for person in &people {
+        service.register(person).await;
+        service.settled(person, Phase::Ready).await;
+    }
+    service.kill_and_wait().await;
+    // What a router saw of them while they ran.
+    let (clock, _) = clock::Clock::manual(1_000);
+    let store = store::Store::open(world.store.database(), &MIGRATOR).await.unwrap();
+    let registry = Registry::open(store, clock, 20_000).await.unwrap();
+    registry.used(&[(people[0].id, 9_000), (people[1].id, 8_000), (people[2].id, 7_000)]).await.unwrap();
+    for person in &people {
+        world.engine.crash(person.id);
+    }
+    world.engine.hold("start");
+    let service = world.start().await;
+    eventually(async || {
+        let mut waiting = Vec::new();
+        for person in &people {
+            waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
+        }
+        let orders = [[None, Some(1), Some(2)], [Some(1), None, Some(2)], [Some(1), Some(2), None]];
         if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
     })
     .await;

@@ -12,7 +12,7 @@ use contracts::{
 use deploy_control::engine::{Engine, process::Processes};
 use http::StatusCode;
 use serde_json::json;
-use support::{Person, Running, World, reader::Reader, sqlite_world, worlds};
+use support::{Person, Running, World, neighbours::Used, reader::Reader, sqlite_world, until, worlds};
 
 const NOTES: &str = "[notes]\nimage = \"notes:1\"\nport = 8080\nhealth = \"/up\"\n";
 
@@ -197,5 +197,47 @@ async fn a_plan_that_is_gone_leaves_what_runs_and_makes_nothing_new() {
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "{now:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_with_other_limits_is_the_same_workspace() {
+    for world in worlds().await {
+        write(&world, "[workspace-large]\nmemory_mb = 1024\npids = 512\n");
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        service.configure(&alice, "sk-1").await;
+        let before = service.settled(&alice, Phase::Ready).await;
+        let small = world.engine.units()[0].fingerprint.clone();
+        world.neighbours.use_it(alice.id, Used { in_flight: 1, then_in_flight: 1, ..Used::default() });
+        change::<Instance>(&service, &alice, "workspace-large").await;
+        until("nobody new gets in", || world.neighbours.route(alice.id) == Some(RouteState::Starting)).await;
+        assert!(world.engine.is_running(alice.id), "whoever is at it may finish");
+        world.neighbours.use_it(alice.id, Used::default());
+        let large = service.settled(&alice, Phase::Ready).await;
+        assert_eq!((large.generation, large.takes_provider), (before.generation + 1, true), "{}", world.store.name());
+        assert_ne!(world.engine.units()[0].fingerprint, small, "it has other limits");
+        assert_eq!((large.applied_config_generation, world.neighbours.owners_taken(alice.id)), (1, 1));
+        assert_eq!(world.current_config(alice.id).generation, 1, "with its provider");
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_back_has_the_plan_they_had() {
+    for mut world in worlds().await {
+        write(&world, "[workspace-large]\nmemory_mb = 1024\n");
+        world.config.delete_after = std::time::Duration::ZERO;
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        change::<Instance>(&service, &alice, "workspace-large").await;
+        service.settled(&alice, Phase::Ready).await;
+        service.delete(&alice).await;
+        service.settled(&alice, Phase::Deleted).await;
+        let again = Person { account: alice.account, ..Person::named("alice-two") };
+        assert_eq!(service.register(&again).await.plan.as_str(), "workspace-large", "{}", world.store.name());
+        let bob = Person::named("bobby");
+        assert_eq!(service.register(&bob).await.plan.as_str(), "workspace");
     }
 }

@@ -5,16 +5,19 @@ mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use clock::Clock;
 use contracts::{
     InstanceId,
     deploy::{EventCode, Phase, Reserved},
 };
-use deploy_control::engine::{ErrorKind, Unit};
+use deploy_control::{
+    engine::{ErrorKind, Unit},
+    registry::MIGRATOR,
+};
 use futures_util::future::join_all;
 use http::StatusCode;
+use store::Store;
 use support::{Person, Running, World, eventually, sqlite_world, worlds};
-
-use clock::Clock;
 
 const START_MS: i64 = 1_700_000_000_000;
 
@@ -112,8 +115,8 @@ async fn everybody_is_told_of_another_one_and_whoever_comes_late_of_a_new_one() 
         for person in &people {
             service.settled(person, Phase::Ready).await;
         }
-        let uids = world.waiting(3, &told).await;
-        assert!(uids.is_disjoint(&different));
+        let others = world.waiting(3, &told).await;
+        assert!(others.is_disjoint(&different));
     }
 }
 
@@ -212,4 +215,44 @@ async fn those_that_wait_are_made_from_what_is_there_now_by_an_engine_that_is_th
     let alice = service.told("alice").await;
     service.register(&alice).await;
     service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn a_registry_from_before_somebody_took_one_over_touches_nothing_of_theirs() {
+    for state in ["ready", "warming", "reserved", "discarded"] {
+        let world = sqlite_world().await.with_pool(1);
+        let service = world.start().await;
+        world.waiting(1, &[]).await;
+        let alice = service.told("alice").await;
+        service.register(&alice).await;
+        service.settled(&alice, Phase::Ready).await;
+        let kept = world.config.data_dir.join("instances").join(alice.id.to_string()).join("data/kept");
+        std::fs::write(&kept, "hers").unwrap();
+        service.kill_and_wait().await;
+
+        // As of before she came: one that is made ahead, and nobody's.
+        let db = Store::open(world.store.database(), &MIGRATOR).await.unwrap();
+        for sql in ["DELETE FROM events", "DELETE FROM instances"] {
+            sqlx::query(sql).execute(db.pool()).await.unwrap();
+        }
+        sqlx::query("INSERT INTO pool (id, uid, state, since_ms) VALUES ($1, 20001, $2, 0)")
+            .bind(alice.id.to_string())
+            .bind(state)
+            .execute(db.pool())
+            .await
+            .unwrap();
+        let calls = ["stop", "remove", "start", "pause"].map(|call| world.engine.count(call, alice.id));
+        let service = world.start().await;
+        // Another is made, which is the one that is handed out.
+        let others = world.waiting(1, &[alice.id]).await;
+        let told = service.reserve().await;
+        assert!(others.contains(&told) && told != alice.id, "{state}");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "hers", "{state}");
+        assert_eq!(
+            ["stop", "remove", "start", "pause"].map(|call| world.engine.count(call, alice.id)),
+            calls,
+            "{state}"
+        );
+        assert!(world.engine.is_running(alice.id), "{state}: an orphan is left alone");
+    }
 }

@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use contracts::deploy::{EventCode, Phase, ReleaseList, Upgrade};
-use support::{Person, Running, World, until, worlds};
+use deploy_control::engine::ErrorKind;
+use support::{Person, Running, World, sqlite_world, until, worlds};
 
 const PEOPLE: usize = 5;
 
@@ -52,6 +55,7 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
         })
         .await;
         until("everybody has the old one", || all_run(&world, &people, "old")).await;
+        assert_eq!(world.engine.kept(), BTreeSet::from(["old".to_owned()]), "where they go back to");
         for person in &people {
             assert_eq!(service.settled(person, Phase::Ready).await.error, None);
         }
@@ -87,5 +91,126 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
         assert_eq!(count(&service, &people, EventCode::Upgraded).await, PEOPLE, "{}", world.store.name());
         let (_, upgrade) = service.post::<Upgrade>("/api/upgrade", &serde_json::json!({})).await;
         assert_eq!(upgrade, Upgrade { again: 0 });
+        service.kill();
+        let _service = world.start().await;
+        let new = BTreeSet::from(["new".to_owned()]);
+        until("nobody goes back to the old one", || world.engine.kept() == new).await;
     }
+}
+
+#[tokio::test]
+async fn while_one_tries_it_whoever_comes_up_gets_what_they_had() {
+    let world = sqlite_world().await;
+    world.engine.set_image("old");
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    // The host was restarted, with a new release that does not come up.
+    for person in &people {
+        world.engine.crash(person.id);
+    }
+    world.engine.set_image("new");
+    world.engine.break_image("new");
+    let service = world.start().await;
+    until("everybody has the old one", || all_run(&world, &people, "old")).await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+    assert_eq!(count(&service, &people, EventCode::ReleaseRolledBack).await, 1, "one has tried it");
+    assert_eq!(count(&service, &people, EventCode::AttemptFailed).await, 0);
+    // Nobody does any more by coming up; whoever is new has nothing else.
+    service.wish(&people[3], "restart").await;
+    service.settled(&people[3], Phase::Ready).await;
+    assert!(all_run(&world, &people, "old"));
+    service.kill_and_wait().await;
+
+    // One that is well comes to whoever is alone without a restart of its own.
+    world.engine.set_image("newer");
+    for person in &people[1..] {
+        world.engine.crash(person.id);
+    }
+    let service = world.start().await;
+    until("everybody has the newer one", || all_run(&world, &people, "newer")).await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+    assert_eq!(count(&service, &people, EventCode::Upgraded).await, PEOPLE);
+}
+
+#[tokio::test]
+async fn no_second_one_goes_down_while_the_first_cannot_be_made() {
+    let mut world = sqlite_world().await;
+    world.engine.set_image("old");
+    world.config.reconcile.resync = Duration::from_millis(20);
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    world.engine.refuse("ensure", ErrorKind::Capacity);
+    world.engine.set_image("new");
+    let service = world.start().await;
+    let tries = || people.iter().map(|person| world.engine.count("ensure", person.id)).sum::<usize>();
+    let begun = tries();
+    // It is tried again, and meanwhile everybody else is looked at again and again.
+    until("it was tried some times", || tries() > begun + 2).await;
+    let up = people.iter().filter(|person| world.engine.is_running(person.id)).count();
+    assert_eq!(up, PEOPLE - 1);
+    world.engine.accept("ensure");
+    until("everybody has the new one", || all_run(&world, &people, "new")).await;
+    drop(service);
+}
+
+#[tokio::test]
+async fn what_runs_well_is_not_taken_down_for_what_is_not_there() {
+    let mut world = sqlite_world().await;
+    let service = world.start().await;
+    let alice = Person::named("alice");
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill_and_wait().await;
+    // What stands in its configuration has changed, and the image is gone.
+    world.config.instance.issuer = "http://another-issuer:19090".into();
+    world.config.reconcile.resync = Duration::from_millis(20);
+    world.engine.set_image_missing(true);
+    let service = world.start().await;
+    let looks = world.engine.count("observe", alice.id);
+    until("it was looked at", || world.engine.count("observe", alice.id) > looks + 8).await;
+    assert!(world.engine.is_running(alice.id));
+    let instance = service.instance(&alice).await;
+    assert_eq!((instance.phase, instance.error), (Phase::Ready, None));
+    world.engine.set_image_missing(false);
+    until("it has its configuration", || world.current_config(alice.id).issuer.contains("another")).await;
+    service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn one_that_is_deleted_keeps_nobody_from_another_try() {
+    let world = sqlite_world().await;
+    world.engine.set_image("old");
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    world.engine.set_image("new");
+    world.engine.break_image("new");
+    let service = world.start().await;
+    let back = support::eventually(async || {
+        for person in &people {
+            if service.codes(person).await.contains(&EventCode::ReleaseRolledBack) {
+                return Ok(person.clone());
+            }
+        }
+        Err("nobody went back".to_owned())
+    })
+    .await;
+    service.settled(&back, Phase::Ready).await;
+    service.delete(&back).await;
+    service.settled(&back, Phase::PendingDeletion).await;
+    // It is nobody's any more who went back: it is tried again, by one.
+    let others: Vec<_> = people.iter().filter(|person| person.id != back.id).cloned().collect();
+    support::eventually(async || {
+        let tried = count(&service, &others, EventCode::ReleaseRolledBack).await;
+        (tried == 1).then_some(()).ok_or_else(|| format!("{tried} tried it"))
+    })
+    .await;
+    let (status, upgrade) = service.post::<Upgrade>("/api/upgrade", &serde_json::json!({})).await;
+    assert_eq!((status, upgrade), (http::StatusCode::ACCEPTED, Upgrade { again: 1 }));
 }

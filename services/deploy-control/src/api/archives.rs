@@ -103,7 +103,7 @@ async fn with_data(api: &Api, id: &str, asked: Asked) -> Result<(Row, By), Probl
 pub(super) async fn export(State(api): State<Api>, Path(id): Path<String>, asked: Asked) -> Result<Response, Problem> {
     let (row, by) = with_data(&api, &id, asked).await?;
     let turn = api.archives.begin(row.id)?;
-    not_in_between(&row)?;
+    not_in_between(&api.of(row.id, by).await?)?;
     let before = Still::of(&api, row.id).await?;
     let program = program(&row);
     let snapshot = before.runs() && program == Program::Workspace;
@@ -111,7 +111,7 @@ pub(super) async fn export(State(api): State<Api>, Path(id): Path<String>, asked
         let words = "What this instance runs may be writing at this moment. Stop it first.";
         return Err(Problem::new(StatusCode::CONFLICT, "export_needs_stop", words));
     }
-    let taken_away = Snapshot { api: api.clone(), id: row.id, made: snapshot };
+    let taken_away = Snapshot { api: api.clone(), id: row.id, made: snapshot, turn: Some(turn) };
     if snapshot {
         api.peers.snapshot(row.id).await.map_err(Problem::unavailable)?;
     }
@@ -139,7 +139,7 @@ pub(super) async fn export(State(api): State<Api>, Path(id): Path<String>, asked
     let (out, body) = pipe::body();
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        let _held = (turn, taken_away);
+        let _held = taken_away;
         let is_whole = || match &before {
             None => Ok(()),
             Some(before) => match runtime.block_on(Still::of(&api, row.id)) {
@@ -186,18 +186,20 @@ impl Still {
     }
 }
 
-/// Takes the snapshot away, once it is of no use any more.
+/// Takes the snapshot away, once it is of no use any more, and only then lets another make one.
 struct Snapshot {
     api: Api,
     id: InstanceId,
     made: bool,
+    turn: Option<Turn>,
 }
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if let (true, Ok(runtime)) = (self.made, tokio::runtime::Handle::try_current()) {
-            let (folders, id) = (self.api.folders.clone(), self.id);
+            let (folders, id, turn) = (self.api.folders.clone(), self.id, self.turn.take());
             runtime.spawn(async move {
+                let _turn = turn;
                 if let Err(error) = folders.remove_snapshot(id).await {
                     tracing::info!(instance = %id, error = chain(&error), "a snapshot stays until the next one");
                 }
@@ -261,6 +263,8 @@ async fn take(
         let manifest = unpacked.map_err(Problem::internal)?.map_err(refused)?;
         let turn = api.staging.of(row.id).lock_owned().await;
         let row = api.of(row.id, by).await?;
+        // Another may have been taken in since it was looked at first.
+        not_in_between(&row)?;
         let generation = row.archive_generation + 1;
         // First the data, then the number that makes it count.
         api.folders.stage_archive(&row, generation).await.map_err(of_folders)?;

@@ -5,7 +5,7 @@ use contracts::{
     AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
         By, ChangePlan, ConfigureProvider, DeleteInstance, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf,
-        RegisterInstance, Reserved, ResolveInstance, Sleep, UndeleteInstance, WakeInstance,
+        RegisterInstance, Reserved, ResolveInstance, Sleep, StopInstance, UndeleteInstance, WakeInstance,
     },
 };
 use http::StatusCode;
@@ -91,7 +91,13 @@ pub(super) fn parse(id: &str) -> Result<InstanceId, Problem> {
 #[utoipa::path(post, path = "/api/instances/reserve", responses(
     (status = 200, body = Reserved), (status = 503, body = ProblemDetails)))]
 pub(super) async fn reserve(State(api): State<Api>) -> Result<Json<Reserved>, Problem> {
-    let ahead = api.registry.reserve_ahead().await?;
+    let mut ahead = api.registry.reserve_ahead().await?;
+    while let Some(id) = ahead
+        && api.folders.is_somebodys(id).await.map_err(Problem::unavailable)?
+    {
+        // The registry is from before somebody took it over.
+        ahead = api.registry.reserve_ahead().await?;
+    }
     let instance_id = ahead.unwrap_or_else(|| api.reconciler.new_id());
     // There is one fewer.
     api.reconciler.fill_pool();
@@ -109,7 +115,11 @@ pub(super) async fn register(State(api): State<Api>, Json(body): Json<RegisterIn
     }
     let plan = match &body.plan {
         Some(name) => api.plan(name)?,
-        None => api.plans.of_sign_ups().clone(),
+        None => {
+            // One that is not there any more is none.
+            let before = api.registry.plan_of(body.account_id).await?.filter(|plan| api.plans.get(plan).is_ok());
+            before.unwrap_or_else(|| api.plans.of_sign_ups().clone())
+        }
     };
     let registered = api.registry.register(&body, &plan).await?;
     Ok(api.taken(&registered.row))
@@ -146,7 +156,9 @@ pub(super) async fn configure_provider(
         body.provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
     let turn = api.staging.of(id).lock_owned().await;
     let row = api.registry.get_owned(id, body.account_id).await?;
-    let generation = row.config_generation + 1;
+    // The registry may be from before the newest that was given.
+    let written = api.folders.written_config(id).await.map_err(Problem::unavailable)?.unwrap_or(0);
+    let generation = row.config_generation.max(written) + 1;
     // First the file, then the number that makes it count. A file without its number is written over by the next.
     api.folders.stage(&row, generation, provider).await.map_err(Problem::unavailable)?;
     let row = api.registry.wish(id, body.account_id, Wish::Configure(generation)).await?;
@@ -154,16 +166,17 @@ pub(super) async fn configure_provider(
     Ok(api.taken(&row))
 }
 
-/// Stops it; its data stays.
-#[utoipa::path(post, path = "/api/instances/{id}/stop", request_body = OnBehalfOf,
+/// Stops it; its data stays. With a reason it is the operator who does.
+#[utoipa::path(post, path = "/api/instances/{id}/stop", request_body = StopInstance,
     params(("id" = InstanceId, Path)),
     responses((status = 202, body = Instance), (status = 404, body = ProblemDetails)))]
 pub(super) async fn stop(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Json(body): Json<OnBehalfOf>,
+    Json(body): Json<StopInstance>,
 ) -> Result<Taken, Problem> {
-    api.wish(&id, body, Wish::Stop).await
+    let wish = body.suspended_for.map_or(Wish::Stop, Wish::Suspend);
+    api.wish(&id, OnBehalfOf { account_id: body.account_id }, wish).await
 }
 
 /// Starts it.
@@ -218,6 +231,9 @@ pub(super) async fn wake(
     }
     let (row, depth) = api.registry.wake(id, body.why).await?;
     if depth == Sleep::Awake {
+        // Whoever woke it may be gone without having told anybody. What is under way already goes on.
+        api.hub.publish(&row);
+        api.reconciler.nudge(row.id);
         return Ok((StatusCode::ACCEPTED, Json(api.instance(&row))));
     }
     let depth = if depth == Sleep::Paused { "paused" } else { "stopped" };
@@ -312,19 +328,22 @@ pub(super) struct StreamQuery {
     pub(super) after: i64,
 }
 
-/// `?account_id=&after=&last=`.
+/// `?account_id=&after=&before=&last=`, for the operator `?by=operator&…`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
-    account_id: AccountId,
+    account_id: Option<AccountId>,
+    by: Option<By>,
     #[serde(default)]
     after: i64,
+    before: Option<i64>,
     last: Option<i64>,
 }
 
-/// What happened to it, oldest first: from `after` on, or the newest `last`.
+/// What happened to it, oldest first: from `after` on, or the newest `last` of those, and of those before `before`.
 #[utoipa::path(get, path = "/api/instances/{id}/events",
-    params(("id" = InstanceId, Path), ("account_id" = AccountId, Query), ("after" = Option<i64>, Query),
+    params(("id" = InstanceId, Path), ("account_id" = Option<AccountId>, Query), ("by" = Option<String>, Query),
+        ("after" = Option<i64>, Query), ("before" = Option<i64>, Query),
         ("last" = Option<i64>, Query, minimum = 1, maximum = 200)),
     responses((status = 200, body = EventList), (status = 400, body = ProblemDetails),
         (status = 404, body = ProblemDetails)))]
@@ -334,10 +353,16 @@ pub(super) async fn events(
     query: Result<Query<EventQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<EventList>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let row = api.registry.get_owned(parse(&id)?, query.account_id).await?;
+    let by = query.by.or(query.account_id.map(By::Owner));
+    let by = by.ok_or_else(|| Problem::bad_request("account_id, or by=operator, is missing"))?;
+    let row = api.of(parse(&id)?, by).await?;
+    let before = query.before.unwrap_or(i64::MAX);
     let events = match query.last {
+        None if query.before.is_some() => return Err(Problem::bad_request("before goes with last")),
         None => api.registry.events(row.id, query.after).await?,
-        Some(last) if (1..=EVENT_PAGE).contains(&last) => api.registry.last_events(row.id, query.after, last).await?,
+        Some(last) if (1..=EVENT_PAGE).contains(&last) => {
+            api.registry.last_events(row.id, query.after, before, last).await?
+        }
         Some(_) => return Err(Problem::bad_request(format!("last must be from 1 to {EVENT_PAGE}"))),
     };
     Ok(Json(EventList { events }))

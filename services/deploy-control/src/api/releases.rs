@@ -54,8 +54,8 @@ pub(super) async fn upgrade(State(api): State<Api>) -> Result<(StatusCode, Json<
                 api.reconciler.wished(row.id);
                 again += 1;
             }
-            // Gone since it was read.
-            Err(crate::registry::Error::NotFound) => {}
+            // Gone, or on its way.
+            Err(crate::registry::Error::NotFound | crate::registry::Error::Deleted) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,6 +1,6 @@
 //! The route feed as newline-delimited JSON.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
@@ -25,7 +25,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 #[utoipa::path(get, path = "/api/routes",
     responses((status = 200, content_type = "application/x-ndjson", body = RouteMessage)))]
 pub(super) async fn feed(State(api): State<Api>) -> Response {
-    let (snapshot, changes) = api.hub.routes();
+    let (snapshot, engine_away, changes) = api.hub.routes();
     // The router is back: checks and registrations that waited for it need not wait any longer.
     let reconciler = api.reconciler.clone();
     tokio::spawn(async move { reconciler.nudge_waiting().await });
@@ -33,7 +33,9 @@ pub(super) async fn feed(State(api): State<Api>) -> Response {
     let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let version = snapshot.version;
-    let feed = Feed { first: Some(RouteMessage::Snapshot(snapshot)), version, changes, heartbeat, stop: api.stop };
+    let away = engine_away.then_some(RouteMessage::Engine { away: true });
+    let first = [Some(RouteMessage::Snapshot(snapshot)), away].into_iter().flatten().collect();
+    let feed = Feed { first, version, changes, heartbeat, stop: api.stop };
     let lines = stream::unfold(feed, |mut feed| async move {
         let message = feed.next().await?;
         let mut line = serde_json::to_vec(&message).ok()?;
@@ -45,7 +47,7 @@ pub(super) async fn feed(State(api): State<Api>) -> Response {
 }
 
 struct Feed {
-    first: Option<RouteMessage>,
+    first: VecDeque<RouteMessage>,
     /// What the reader has been told.
     version: u64,
     changes: broadcast::Receiver<RouteMessage>,
@@ -56,7 +58,7 @@ struct Feed {
 impl Feed {
     /// The next message; `None` at the end of the service, or when the reader is too far behind: it connects again.
     async fn next(&mut self) -> Option<RouteMessage> {
-        if let Some(first) = self.first.take() {
+        if let Some(first) = self.first.pop_front() {
             return Some(first);
         }
         tokio::select! {

@@ -32,7 +32,7 @@ const LEFT_OUT: usize = 1_000;
 /// [snapshot](contracts::instance::SNAPSHOT) takes their place.
 const DATABASE: [&str; 3] = ["instance.db", "instance.db-wal", "instance.db-shm"];
 /// What one of Beaver's own workspaces keeps for itself: its key, its lock, a snapshot, and that its data came from an archive.
-const ITS_OWN: [&str; 7] = [
+const ITS_OWN: [&str; 8] = [
     "identity.key",
     "identity.new",
     "lock",
@@ -40,6 +40,7 @@ const ITS_OWN: [&str; 7] = [
     "snapshot.db-journal",
     "instance.db-shm",
     contracts::instance::FROM_ARCHIVE,
+    contracts::instance::REVOKED,
 ];
 
 /// What wrote the data.

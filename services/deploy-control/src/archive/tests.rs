@@ -7,7 +7,7 @@ use std::{
 };
 
 use beneath::Root;
-use contracts::instance::{FROM_ARCHIVE, SNAPSHOT};
+use contracts::instance::{FROM_ARCHIVE, REVOKED, SNAPSHOT};
 use tar::{Builder, EntryType, Header};
 
 use super::{
@@ -127,9 +127,17 @@ fn what_a_tenant_put_there_to_do_harm_is_not_followed_and_is_said_to_be_left_out
 #[test]
 fn of_a_workspace_beavers_own_stays_and_a_snapshot_takes_the_place_of_the_database() {
     let data = tempfile::tempdir().unwrap();
-    for name in
-        ["instance.db", "instance.db-wal", "instance.db-shm", "identity.key", "lock", SNAPSHOT, FROM_ARCHIVE, "own"]
-    {
+    for name in [
+        "instance.db",
+        "instance.db-wal",
+        "instance.db-shm",
+        "identity.key",
+        "lock",
+        SNAPSHOT,
+        FROM_ARCHIVE,
+        REVOKED,
+        "own",
+    ] {
         fs::write(data.path().join(name), name).unwrap();
     }
     let names = |snapshot: bool| {
@@ -144,7 +152,7 @@ fn of_a_workspace_beavers_own_stays_and_a_snapshot_takes_the_place_of_the_databa
     assert_eq!(names(true), [&*marked, &*format!("instance.db={SNAPSHOT}"), "own=own"]);
     // Of another's program all of it is its own.
     let (there, _) = unpacked(&made(&source(data.path(), Program::Image, false)), Program::Image);
-    assert_eq!(everything(there.path()).len(), 8);
+    assert_eq!(everything(there.path()).len(), 9);
 }
 
 /// An archive with these entries, and a manifest that says the same of them unless told otherwise.
@@ -325,7 +333,7 @@ fn no_more_is_taken_than_there_may_be_and_nothing_of_another_kind() {
     let newer = Made::new().end(|manifest| manifest["version"] = 2.into());
     assert!(matches!(unpacked(&newer, Program::Image).1, Err(Error::Version)));
     let own = |name: &str| Made::new().file(name, b"x").end(|manifest| manifest["program"] = "workspace".into());
-    for name in ["data/identity.key", "data/lock", "data/.from-archive", "data/snapshot.db"] {
+    for name in ["data/identity.key", "data/lock", "data/.from-archive", "data/.revoked", "data/snapshot.db"] {
         let (_, outcome) = unpacked(&own(name), Program::Workspace);
         assert!(matches!(outcome, Err(Error::Entry { ref entry, .. }) if entry == name), "{name}: {outcome:?}");
     }

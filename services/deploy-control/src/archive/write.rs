@@ -70,6 +70,9 @@ impl Source {
                 (self.snapshot && found.path == Path::new(SNAPSHOT))
                     || !(is_own(found) || (self.snapshot && is_database(found)))
             });
+            if self.snapshot && !found.iter().any(|found| found.path == Path::new(SNAPSHOT)) {
+                return Err(Error::Changed(SNAPSHOT.into()));
+            }
         }
         Ok(Listed { found })
     }
@@ -110,6 +113,10 @@ impl Source {
             }
         }
         is_whole()?;
+        // Removed meanwhile, it may have gone with everything else.
+        if self.snapshot && self.data.open_file(SNAPSHOT).is_err() {
+            return Err(Error::Changed(SNAPSHOT.into()));
+        }
         let text = serde_json::to_vec(&manifest)?;
         let mut header = self.header(EntryType::Regular, 0o600);
         header.set_size(text.len() as u64);
@@ -160,7 +167,15 @@ impl Source {
 
     fn put_file<W: Write>(&self, builder: &mut Builder<W>, found: &Found, path: &str) -> Result<What, NotPut> {
         // It may be something else by now, or nobody's to read.
-        let file = self.data.open_file(&found.path).map_err(|_| NotPut::LeftOut("it cannot be read"))?;
+        let file = match self.data.open_file(&found.path) {
+            Ok(file) => file,
+            Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. })
+                if found.path != Path::new(SNAPSHOT) =>
+            {
+                return Err(NotPut::LeftOut("it cannot be read"));
+            }
+            Err(error) => return Err(NotPut::Failed(error.into())),
+        };
         if file.size > file.on_disk.saturating_mul(HOLE_TIMES).saturating_add(HOLE_BYTES) {
             return Err(NotPut::LeftOut("it is mostly a hole"));
         }

@@ -1,6 +1,6 @@
 //! An engine whose calls tests strike at; see [`crate::strikes`].
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use contracts::InstanceId;
@@ -63,6 +63,14 @@ impl Engine for Faulty {
         self.pass("engine.release", spec.id, move |engine| async move { engine.release(&wanted).await }).await
     }
 
+    async fn keep_release(&self, release: &str) -> Result<(), EngineError> {
+        self.inner.keep_release(release).await
+    }
+
+    async fn keep_releases(&self, releases: &BTreeSet<String>) -> Result<(), EngineError> {
+        self.inner.keep_releases(releases).await
+    }
+
     async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
         let seen = self.pass("engine.observe", id, move |engine| async move { engine.observe(id).await }).await;
         if let Some(life) = self.strikes.life() {
@@ -90,6 +98,10 @@ impl Engine for Faulty {
 
     async fn stop(&self, id: InstanceId) -> Result<(), EngineError> {
         self.pass("engine.stop", id, move |engine| async move { engine.stop(id).await }).await
+    }
+
+    async fn last_lines(&self, id: InstanceId) -> Result<String, EngineError> {
+        self.inner.last_lines(id).await
     }
 
     async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {

@@ -16,7 +16,7 @@ pub mod process;
 #[cfg(feature = "testing")]
 pub mod simulated;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use contracts::{InstanceId, PlanName};
@@ -242,6 +242,25 @@ pub trait Engine: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Keeps this release, which nothing may be made from any more, from being removed as unused: somebody may have to go
+    /// back to it. Fine when it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    async fn keep_release(&self, _release: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Keeps these releases, and lets go of the others that were kept.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    async fn keep_releases(&self, _releases: &BTreeSet<String>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// An instance's unit; `None` when it has none.
     ///
     /// # Errors
@@ -277,12 +296,21 @@ pub trait Engine: Send + Sync + 'static {
     /// `NotFound` when there is none; `Rejected` when it is not up, or this engine cannot; the others.
     async fn pause(&self, id: InstanceId) -> Result<(), EngineError>;
 
-    /// Stops it, frozen or not: asks, and after 10 s does not ask any more. Fine when it is down or there is none.
+    /// Stops it, frozen or not: asks, and after a while does not ask any more. Fine when it is down or there is none.
     ///
     /// # Errors
     ///
     /// `Conflict` when it is not ours; `Unavailable`.
     async fn stop(&self, id: InstanceId) -> Result<(), EngineError>;
+
+    /// What its program wrote last, some lines of it; nothing where that is not kept, or there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when it is not ours; `Unavailable`.
+    async fn last_lines(&self, _id: InstanceId) -> Result<String, EngineError> {
+        Ok(String::new())
+    }
 
     /// Removes it, running or not; its folders stay. Fine when there is none.
     ///
@@ -348,6 +376,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Lets go of everything that must not outlive this service.
     async fn close(&self) {}
+}
+
+/// A release as people are told of it: an image's id, shortened as Docker does.
+pub(crate) fn short_release(release: &str) -> &str {
+    let id = release.strip_prefix("sha256:").unwrap_or(release);
+    id.get(..12).unwrap_or(id)
 }
 
 /// The engine that the settings ask for.

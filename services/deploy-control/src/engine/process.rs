@@ -19,8 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Program, Unit, UnitState};
 use crate::config::EngineConfig;
 
-/// How long a process may take to end when asked.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process may take to end when asked: longer than what runs in it gives to what is under way.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The process engine. Its children end when it is dropped, and when this process ends, however that comes about.
 pub struct Processes {
@@ -261,6 +261,14 @@ impl Engine for Processes {
             control.end().await;
         }
         Ok(())
+    }
+
+    async fn last_lines(&self, id: InstanceId) -> Result<String, EngineError> {
+        let folder = self.units().get(&id).map(|entry| entry.spec.folders.logs.clone());
+        let read = move || folder.map_or_else(|| Ok(String::new()), |folder| log::tail(&folder));
+        let failed = || EngineError::new(ErrorKind::Rejected, "reading an instance's log");
+        let said = tokio::task::spawn_blocking(read).await.map_err(|error| failed().because(error))?;
+        said.map_err(|error| failed().because(error))
     }
 
     async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {

@@ -3,7 +3,7 @@
 //! Clones are the same engine, as a host's engine is the same for a restarted service.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -33,6 +33,10 @@ struct State {
     sockets: HashMap<InstanceId, PathBuf>,
     starts: u64,
     image: String,
+    /// What every unit's program wrote last.
+    said: String,
+    /// The releases that are kept.
+    kept: BTreeSet<String>,
     /// Units of these releases end as soon as they are started.
     broken: HashSet<String>,
     away: bool,
@@ -86,6 +90,16 @@ impl Simulated {
     /// Lets units of this release come up again.
     pub fn mend_image(&self, image: &str) {
         self.state().broken.remove(image);
+    }
+
+    /// Lets every unit's program have written this.
+    pub fn say(&self, lines: &str) {
+        self.state().said = lines.to_owned();
+    }
+
+    /// The releases that it was told to keep.
+    pub fn kept(&self) -> BTreeSet<String> {
+        self.state().kept.clone()
     }
 
     /// Takes the image away, or gives it back.
@@ -227,6 +241,18 @@ impl Engine for Simulated {
         Ok(Some(release_of(&self.state(), spec)))
     }
 
+    async fn keep_release(&self, release: &str) -> Result<(), EngineError> {
+        self.enter("keep_release", nobody()).await?;
+        self.state().kept.insert(release.to_owned());
+        Ok(())
+    }
+
+    async fn keep_releases(&self, releases: &BTreeSet<String>) -> Result<(), EngineError> {
+        self.enter("keep_releases", nobody()).await?;
+        self.state().kept = releases.clone();
+        Ok(())
+    }
+
     async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
         self.enter("observe", id).await?;
         Ok(self.state().units.get(&id).cloned())
@@ -315,6 +341,11 @@ impl Engine for Simulated {
         }
         self.hint(id);
         Ok(())
+    }
+
+    async fn last_lines(&self, id: InstanceId) -> Result<String, EngineError> {
+        self.enter("last_lines", id).await?;
+        Ok(self.state().said.clone())
     }
 
     async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {

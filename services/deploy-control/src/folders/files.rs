@@ -10,6 +10,7 @@ use crate::strikes::Strikes;
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     root: Root,
+    #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only tests strike"))]
     strikes: Strikes,
 }
 

@@ -1,9 +1,10 @@
 //! The mark beside the data of an instance that is deleted. Without it nothing of the data is removed, whatever a row says.
 
-use contracts::InstanceId;
+use contracts::{InstanceId, instance::REVOKED};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Folders, MAX_CONFIG};
+use super::{Error, Folders, MAX_CONFIG, Whose};
+use crate::registry::Row;
 
 /// The file's name in the instance's folder, which nobody but this service sees.
 const TOMBSTONE: &str = "tombstone.json";
@@ -39,13 +40,25 @@ impl Folders {
         .await
     }
 
-    /// Takes the tombstone away. That there is none is fine.
+    /// Takes the tombstone away, and leaves word that no key and no session of before counts any more. That there is none is
+    /// fine. The unit is not there.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
-    pub async fn take_tombstone(&self, id: InstanceId) -> Result<(), Error> {
-        let this = self.clone();
-        self.exclusive(id, move || Ok(this.instances.remove_file(format!("{id}/{TOMBSTONE}"))?)).await
+    pub async fn take_tombstone(&self, row: &Row) -> Result<(), Error> {
+        let (this, whose) = (self.clone(), Whose::from(row));
+        let id = whose.id;
+        self.exclusive(id, move || {
+            let owner = this.owner(whose).map(|uid| (uid, uid));
+            // First, and once more after a kill in between: what is revoked twice is revoked.
+            match this.instances.write_atomic(format!("{id}/data/{REVOKED}"), b"", 0o600, owner) {
+                // Then there are none.
+                Ok(()) | Err(beneath::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(this.instances.remove_file(format!("{id}/{TOMBSTONE}"))?)
+        })
+        .await
     }
 }

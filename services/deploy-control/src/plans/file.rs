@@ -172,7 +172,7 @@ impl Entry {
     /// What it runs.
     fn program(&self, name: &str) -> Result<Program, FileError> {
         let wrong = |why: String| FileError::Plan { plan: name.to_owned(), why };
-        if name == PlanName::workspace().as_str() {
+        if name.parse::<PlanName>().is_ok_and(|name| name.is_workspace()) {
             let fixed = [
                 ("image", self.image.is_some()),
                 ("command", self.command.is_some()),
@@ -182,12 +182,15 @@ impl Entry {
             ];
             return match fixed.into_iter().find(|(_, given)| *given) {
                 Some((key, _)) => Err(wrong(format!(
-                    "{key} cannot be given: this plan is Beaver's own workspace; only its limits can"
+                    "{key} cannot be given: this plan, by its name, is Beaver's own workspace; only its limits can"
                 ))),
                 None => Ok(Program::Workspace),
             };
         }
-        let missing = |key| wrong(format!("{key} is missing"));
+        let missing = |key| {
+            let own = "or name the plan workspace-… where Beaver's own workspace with other limits is meant";
+            wrong(format!("{key} is missing; give it, {own}"))
+        };
         Ok(Program::Image(ImageProgram {
             image: self.image.clone().ok_or_else(|| missing("image"))?.0,
             command: self.command.clone().map(|command| command.0).unwrap_or_default(),

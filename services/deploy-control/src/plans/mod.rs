@@ -1,7 +1,7 @@
 //! Plans: what an instance may be. The operator names them in a file; callers can only name one.
 //!
-//! The plan of Beaver's own workspaces is always there. Every other one names an image that knows nothing of Beaver, and
-//! runs behind the shim.
+//! The plan of Beaver's own workspaces is always there; one whose name begins with `workspace-` is the same with other limits.
+//! Every other one names an image that knows nothing of Beaver, and runs behind the shim.
 
 mod file;
 

@@ -1,5 +1,7 @@
 //! What a step that failed means for its instance: wait for somebody else, take the change back, try again, or give up.
 
+use std::time::Duration;
+
 use contracts::deploy::{InstanceError, Phase};
 
 use super::{
@@ -103,6 +105,10 @@ impl Worker<'_> {
         }
         self.healthy = None;
         self.tried = self.tried_release(&row, step.as_ref(), &failure).await;
+        let told = InstanceError {
+            log: if failure.is_unhealthy() { self.inner.last_lines(&row).await } else { Vec::new() },
+            ..told
+        };
         if failure.is_unhealthy() {
             // What did not become healthy must not be taken for a start that is still under way.
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
@@ -111,13 +117,20 @@ impl Worker<'_> {
         }
         let mut row = row;
         loop {
-            let unhealthy = failure.is_unhealthy();
+            // Whoever does not take its owner with the data of an archive does not come up with that either.
+            let unhealthy = failure.is_unhealthy() || (row.archive_pending() && matches!(failure, Failure::Refused(_)));
             let progress = match failure {
                 // Trying again changes nothing of it.
                 Failure::Disk => outcome::given_up(told.clone()),
                 _ => self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context)),
             };
             match self.inner.write(&row, &progress).await {
+                // Neither heeds when it is to be tried again.
+                Ok(Some(row)) if matches!(failure, Failure::Endless) || matches!(step, Some(Step::Stop { .. })) => {
+                    let wait = row.next_attempt_at_ms.saturating_sub(self.inner.parts.registry.now_ms());
+                    let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+                    return Next::After(wait.max(self.away.next(&self.inner.parts.entropy)));
+                }
                 Ok(Some(_)) => return Next::Again,
                 Ok(None) => {}
                 Err(error) => return self.wait_for_registry(&error),

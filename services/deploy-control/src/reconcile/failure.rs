@@ -86,7 +86,11 @@ impl Failure {
 
     /// What is told while nothing can be written.
     pub(super) fn disk_out() -> InstanceError {
-        InstanceError { code: "storage_failed".into(), detail: "The workspace's files could not be written.".into() }
+        InstanceError {
+            code: "storage_failed".into(),
+            detail: "The workspace's files could not be written.".into(),
+            ..Default::default()
+        }
     }
 
     /// As its owner may know it: a stable code, and a sentence without anything of the inside.
@@ -119,6 +123,6 @@ impl Failure {
             }
             Self::Registry(_) | Self::Endless | Self::InUse => ("internal", "Something went wrong on the server."),
         };
-        InstanceError { code: code.into(), detail: detail.into() }
+        InstanceError { code: code.into(), detail: detail.into(), ..Default::default() }
     }
 }

@@ -10,6 +10,7 @@ mod line;
 mod outcome;
 mod pool;
 mod rollout;
+mod said;
 mod steps;
 mod turn;
 mod worker;
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     chain,
     config::ReconcileConfig,
-    engine::{Engine, InstanceSpec, Program, Unit, UnitState},
+    engine::{Engine, ErrorKind, InstanceSpec, Program, Unit, UnitState},
     folders::Folders,
     hub::Hub,
     passage::Gate,
@@ -231,6 +232,7 @@ impl Reconciler {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {
                     backoff.reset();
+                    self.0.parts.hub.engine_is_away(false);
                     // Listening first, then looking: nothing happens unseen in between.
                     self.look_at_everything(&mut orphans).await;
                     let mut timer = tokio::time::interval(self.0.parts.config.resync);
@@ -250,6 +252,7 @@ impl Reconciler {
                 }
                 Err(error) => {
                     metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+                    self.0.parts.hub.engine_is_away(error.kind == ErrorKind::Unavailable);
                     tracing::warn!(error = chain(&error), "the engine cannot be asked");
                 }
             }
@@ -282,11 +285,17 @@ impl Reconciler {
         let units = match self.0.parts.engine.list().await {
             Ok(units) => units,
             Err(error) => {
+                metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
                 tracing::debug!(error = chain(&error), "units cannot be listed");
                 rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
                 return;
             }
         };
+        // Whatever anybody was healthy with last they may have to go back to.
+        let releases = rows.iter().filter(|row| row.phase != Phase::Deleted).filter_map(|row| row.release.clone());
+        if let Err(error) = self.0.parts.engine.keep_releases(&releases.collect()).await {
+            tracing::warn!(error = chain(&error), "what instances may have to go back to is not kept");
+        }
         self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let now_ms = self.0.parts.registry.now_ms();
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();

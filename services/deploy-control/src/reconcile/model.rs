@@ -112,6 +112,7 @@ fn worlds() -> impl Strategy<Value = World> {
             disk_full: false,
             release: None,
             refused_release: None,
+            last_used_ms: None,
             version: 1,
             last_event: 1,
             created_at_ms: 0,
@@ -406,10 +407,10 @@ proptest! {
     #[test]
     fn what_went_wrong_before_it_ran_well_for_long_counts_no_more(world in worlds(), then_up: bool, quiet_ms in 0_i64..600_000) {
         let row = Row { attempts: outcome::ATTEMPTS - 1, ready_at_ms: Some(1_000), ..world.row };
-        let context = Context { now_ms: 1_000 + quiet_ms, began_ms: 0, run: None, release: None, wait_ms: &|_| 0 };
+        let context = Context { now_ms: 1_000 + quiet_ms, began_ms: 0, run: None, log: &[], release: None, wait_ms: &|_| 0 };
         let stopped = outcome::after(&row, &Step::Stop { then_up }, &context).applied_to(row);
         prop_assert_eq!(stopped.attempts == 0, quiet_ms >= outcome::QUIET_MS);
-        let error = contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
+        let error = contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new(), ..Default::default() };
         let failed = outcome::failed(&stopped, error, false, &context).applied_to(stopped.clone());
         // What is to be deleted is never given up.
         let given_up = quiet_ms < outcome::QUIET_MS && stopped.deletion.is_none();

@@ -6,6 +6,7 @@ use contracts::{
 };
 
 use crate::{
+    engine::short_release,
     plan::{Goal, Step},
     registry::{NewEvent, Progress, Row},
 };
@@ -23,6 +24,8 @@ pub(super) struct Context<'a> {
     pub(super) began_ms: i64,
     /// The run that was found healthy.
     pub(super) run: Option<&'a str>,
+    /// The last lines of a program that came down.
+    pub(super) log: &'a [String],
     /// The release that it is healthy with, or with which it does not come up.
     pub(super) release: Option<&'a str>,
     /// How long to wait after the n-th failure, in milliseconds.
@@ -47,7 +50,7 @@ pub(super) fn before(row: &Row, step: &Step) -> Progress {
         Step::Start | Step::Begin => coming_up(Phase::Starting),
         Step::AwaitHealthy(_) if row.phase != Phase::Starting => coming_up(Phase::Starting),
         Step::Register => phase(Phase::Registering),
-        Step::Stop { then_up: true } => coming_up(Phase::Stopping),
+        Step::Drain | Step::Stop { then_up: true } => coming_up(Phase::Stopping),
         Step::Stop { then_up: false } => phase(Phase::Stopping),
         Step::PutTombstone(until) => Progress { data_until_ms: Some(*until), ..Progress::default() },
         _ => Progress::default(),
@@ -123,12 +126,14 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         let error = InstanceError {
             code: RESTORE_NOT_ACCEPTED.into(),
             detail: "The workspace did not come up with the data from the archive; its own is back.".into(),
+            cause: Some(why.code.clone()),
+            log: why.log,
         };
         return Progress {
             refused_archive_generation: Some(archive),
             error: Some(Some(error)),
             ready: Some(None),
-            events: vec![NewEvent::of(EventCode::RestoreRolledBack)],
+            events: vec![NewEvent::of(EventCode::RestoreRolledBack).detail(why.code)],
             ..Progress::default()
         };
     }
@@ -137,12 +142,14 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         let error = InstanceError {
             code: CONFIG_NOT_ACCEPTED.into(),
             detail: "The workspace did not come up with the new configuration; the one before is back.".into(),
+            cause: Some(why.code.clone()),
+            log: why.log,
         };
         return Progress {
             refused_config_generation: Some(target),
             error: Some(Some(error)),
             ready: Some(None),
-            events: vec![NewEvent::of(EventCode::ConfigRolledBack).detail(target)],
+            events: vec![NewEvent::of(EventCode::ConfigRolledBack).detail(format!("{target} {}", why.code))],
             ..Progress::default()
         };
     }
@@ -154,7 +161,11 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         return Progress {
             refused_release: Some(tried.to_owned()),
             ready: Some(None),
-            events: vec![NewEvent::of(EventCode::ReleaseRolledBack).detail(short(tried))],
+            events: vec![NewEvent::of(EventCode::ReleaseRolledBack).detail(format!(
+                "{} {}",
+                short_release(tried),
+                why.code
+            ))],
             ..Progress::default()
         };
     }
@@ -171,12 +182,6 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
     }
     progress.error = Some(Some(why));
     progress
-}
-
-/// A release as people are told of it: an image's id, shortened as Docker does.
-fn short(release: &str) -> &str {
-    let id = release.strip_prefix("sha256:").unwrap_or(release);
-    id.get(..12).unwrap_or(id)
 }
 
 /// The error that says that a configuration did not hold.
@@ -208,7 +213,8 @@ fn came_down(row: &Row, context: &Context<'_>) -> Progress {
     let mut progress = Progress { attempts: Some((attempts, next_ms)), ready: Some(None), ..Progress::default() };
     if attempts >= ATTEMPTS && !unseen {
         let detail = "The workspace ended by itself again and again.".into();
-        progress.then(given_up(InstanceError { code: "crash_loop".into(), detail }));
+        let log = context.log.to_vec();
+        progress.then(given_up(InstanceError { code: "crash_loop".into(), detail, log, ..Default::default() }));
     } else {
         (progress.phase, progress.route) = (Some(Phase::Starting), Some(RouteState::Starting));
         progress.events.push(NewEvent::of(EventCode::Recovered));
@@ -248,7 +254,7 @@ fn settled(row: &Row, goal: Goal, context: &Context<'_>) -> Progress {
                 if let Some(release) = context.release.filter(|release| row.release.as_deref() != Some(*release)) {
                     progress.release = Some(release.to_owned());
                     if row.release.is_some() {
-                        progress.events.push(NewEvent::of(EventCode::Upgraded).detail(short(release)));
+                        progress.events.push(NewEvent::of(EventCode::Upgraded).detail(short_release(release)));
                     }
                 }
             }

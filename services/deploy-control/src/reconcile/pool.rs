@@ -94,6 +94,12 @@ impl Inner {
         let size = if self.can_wait().await? { size } else { 0 };
         let mut ready = 0;
         for ahead in all {
+            if self.parts.folders.is_somebodys(ahead.id).await? {
+                // The registry is from before it was taken over: whose it is stands elsewhere, and nothing of it is touched.
+                tracing::error!(instance = %ahead.id, "what was made ahead is somebody's by now; it is left alone");
+                registry.drop_ahead(ahead.id).await?;
+                continue;
+            }
             let is_kept = match ahead.state {
                 Made::Reserved if registry.now_ms() - ahead.since_ms < RESERVED_MS => continue,
                 // Whoever waits in line for room needs it more.
@@ -129,11 +135,14 @@ impl Inner {
     async fn make_ahead(&self, ahead: &Ahead) -> Result<(), Failure> {
         let engine = &self.parts.engine;
         let spec = self.spec_ahead(ahead)?;
-        let _permit = self.permits.acquire().await.ok();
-        self.parts.folders.shift_ids(engine.id_shift().await?);
-        self.parts.folders.prepare(ahead).await?;
-        engine.ensure(&spec).await?;
-        engine.start(ahead.id).await?;
+        {
+            // Waiting costs the host nothing.
+            let _permit = self.permits.acquire().await.ok();
+            self.parts.folders.shift_ids(engine.id_shift().await?);
+            self.parts.folders.prepare(ahead).await?;
+            engine.ensure(&spec).await?;
+            engine.start(ahead.id).await?;
+        }
         self.until_it_waits(ahead.id).await?;
         engine.pause(ahead.id).await?;
         self.parts.registry.move_ahead(ahead, Made::Ready).await?;

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use contracts::{InstanceId, deploy::Phase};
+use contracts::{InstanceId, deploy::Desired};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::registry::Row;
@@ -42,6 +42,16 @@ struct Known {
     refused: Option<String>,
 }
 
+/// What whoever is down anyway may come up with.
+pub(super) enum Admission<'a> {
+    /// The release: it comes to all.
+    Free,
+    /// The release, as the one who tries it; for as long as the permit is kept nobody else does.
+    Tries(SemaphorePermit<'a>),
+    /// What it ran before.
+    Later,
+}
+
 /// How far a release is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -71,9 +81,9 @@ impl Rollouts {
     /// Takes in what a row says.
     pub(super) fn note(&self, row: &Row) {
         let known = Known { release: row.release.clone(), refused: row.refused_release.clone() };
-        let (before, now) = match row.phase {
-            // What is gone says nothing of any release.
-            Phase::Deleted => (self.rows().remove(&row.id), None),
+        let (before, now) = match row.desired {
+            // What is gone, or on its way, says nothing of any release.
+            Desired::Deleted => (self.rows().remove(&row.id), None),
             _ => (self.rows().insert(row.id, known.clone()), Some(known)),
         };
         if before != now {
@@ -119,6 +129,15 @@ impl Rollouts {
             {
                 return permit;
             }
+        }
+    }
+
+    /// What somebody who comes up now, and never ran this release, may come up with.
+    pub(super) fn try_admit(&self, release: &str) -> Admission<'_> {
+        match self.stage(release) {
+            Stage::Wide => Admission::Free,
+            Stage::Canaries => self.canary.try_acquire().map_or(Admission::Later, Admission::Tries),
+            Stage::Halted => Admission::Later,
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Inner, failure::Failure};
 use crate::{
     chain,
-    engine::UnitState,
+    engine::{NotRelease, UnitState},
     plan::Step,
     registry::{self, Progress, Row},
 };
@@ -20,6 +20,8 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(45);
 const DOORS: Duration = Duration::from_secs(10);
 /// For how long a router may not have heard that an instance is to sleep.
 const QUIET: Duration = Duration::from_secs(3);
+/// How often it is asked whether everything that was under way is over.
+const DRAINED: Duration = Duration::from_millis(50);
 /// How often a start is checked for having ended by itself.
 const STILL_UP: Duration = Duration::from_millis(400);
 
@@ -41,8 +43,14 @@ pub(super) struct Identity {
 }
 
 impl Inner {
-    /// Takes a step; what it found healthy, where it found something.
-    pub(super) async fn act(&self, row: &Row, step: &Step) -> Result<Option<Healthy>, Failure> {
+    /// Takes a step; what it found healthy, where it found something. `held_back`: the release that it is not made from this
+    /// time.
+    pub(super) async fn act(
+        &self,
+        row: &Row,
+        step: &Step,
+        held_back: Option<&NotRelease>,
+    ) -> Result<Option<Healthy>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
@@ -52,10 +60,15 @@ impl Inner {
             Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
             Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,
             Step::PutTombstone(until) => folders.put_tombstone(row.id, *until).await?,
-            Step::TakeTombstone => folders.take_tombstone(row.id).await?,
+            Step::TakeTombstone => folders.take_tombstone(row).await?,
             Step::Revoke => self.parts.peers.revoke_backend(row).await.map_err(Failure::of_call)?,
             Step::RemoveFolders => folders.remove(row.id).await?,
-            Step::Create => engine.ensure(&self.spec(row)?).await?,
+            Step::Create => {
+                let mut spec = self.spec(row)?;
+                spec.not = held_back.cloned().or(spec.not);
+                engine.ensure(&spec).await?;
+            }
+            Step::Drain => self.drain(row).await,
             Step::Start | Step::Begin | Step::Resume => engine.start(row.id).await?,
             Step::Quiet => self.quiet(row).await?,
             Step::Pause => engine.pause(row.id).await?,
@@ -87,6 +100,30 @@ impl Inner {
                 _ => return Err(Failure::Unrouted),
             }
         }
+    }
+
+    /// Waits until nothing is under way that began before the router heard that nobody new gets in, but not for ever.
+    async fn drain(&self, row: &Row) {
+        let begun = Instant::now();
+        let limit = self.parts.config.drain_timeout;
+        while begun.elapsed() < limit {
+            // Who is not there passes nothing on either.
+            let Ok(activity) = self.parts.peers.activity_of(row.id).await else { return };
+            let heard = activity.state != RouteState::Running;
+            if heard && activity.in_flight == 0 {
+                let own = async {
+                    row.plan.is_workspace() && self.parts.peers.own_activity(row.id).await.is_ok_and(|own| own.busy)
+                };
+                if !own.await {
+                    return;
+                }
+            }
+            if !heard && begun.elapsed() >= QUIET {
+                return;
+            }
+            tokio::time::sleep(DRAINED).await;
+        }
+        tracing::info!(instance = %row.id, "something was still under way when it had to go down");
     }
 
     /// Asks until it answers that it runs with this configuration.

@@ -1,5 +1,6 @@
 //! When it is an instance's turn: to be brought up, or to go down for something of ours.
 
+use contracts::deploy::Phase;
 use tokio::sync::SemaphorePermit;
 
 use super::{
@@ -7,10 +8,11 @@ use super::{
     failure::Failure,
     line::Rank,
     outcome,
+    rollout::Admission,
     worker::{Next, Worker},
 };
 use crate::{
-    engine::{ErrorKind, UnitState},
+    engine::{ErrorKind, NotRelease, UnitState},
     plan::{Observed, Seen, Step},
     registry::Row,
 };
@@ -36,7 +38,8 @@ impl Worker<'_> {
                 return None;
             }
             Seen::Unit { unit, .. } if unit.is_up() => Rank::Changing,
-            _ => match self.last_up_ms {
+            // Whoever was there last comes first.
+            _ => match row.last_used_ms.or(self.last_up_ms) {
                 Some(at) if row.observed_generation == row.generation => Rank::Returning(-at),
                 _ if row.registered => Rank::Wished(row.updated_at_ms),
                 _ => Rank::Wished(row.created_at_ms),
@@ -60,6 +63,58 @@ impl Worker<'_> {
         }
         // What was seen is from before.
         Some(Next::Anew)
+    }
+}
+
+/// A turn to be down for something of ours, until it is up again, whatever comes in between.
+pub(super) struct Renewal<'a> {
+    _permit: SemaphorePermit<'a>,
+    /// The wish that it goes back to.
+    generation: i64,
+}
+
+impl<'a> Worker<'a> {
+    /// Waits for a turn to go down for something of ours. One that is kept from before is fine.
+    pub(super) async fn take_renewal(&mut self, row: &Row, seen: &Observed) -> Result<(), Failure> {
+        if self.renewal.is_none() {
+            let inner: &'a Inner = self.inner;
+            let permit = inner.renewal(row, seen).await?;
+            self.renewal = permit.map(|permit| Renewal { _permit: permit, generation: row.generation });
+        }
+        Ok(())
+    }
+
+    /// Gives the turn back once nobody waits for this one any more: something else is wanted, or it is given up.
+    pub(super) fn review_renewal(&mut self, row: &Row) {
+        let goes_on = |renewal: &Renewal<'_>| renewal.generation == row.generation && row.phase != Phase::Failed;
+        if !self.renewal.as_ref().is_some_and(goes_on) {
+            self.renewal = None;
+        }
+    }
+
+    /// Which release it is not made from this time: one that others try at the moment, or that went back from too many. It
+    /// comes up with what it ran before, and gets the other in its turn.
+    pub(super) async fn hold_back(&mut self, row: &Row, steps: &[Step]) -> Result<Option<NotRelease>, Failure> {
+        let Some(before) = row.release.as_ref().filter(|_| steps.contains(&Step::Create) && self.renewal.is_none())
+        else {
+            return Ok(None);
+        };
+        let inner: &'a Inner = self.inner;
+        let newest = match inner.parts.engine.release(&inner.spec(row)?).await {
+            Ok(Some(newest)) if newest != *before => newest,
+            Ok(_) => return Ok(None),
+            // That is for whoever makes it to say.
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match inner.rollouts.try_admit(&newest) {
+            Admission::Free => Ok(None),
+            Admission::Tries(permit) => {
+                self.renewal = Some(Renewal { _permit: permit, generation: row.generation });
+                Ok(None)
+            }
+            Admission::Later => Ok(Some(NotRelease { refused: newest, instead: before.clone() })),
+        }
     }
 }
 
@@ -88,7 +143,13 @@ impl Inner {
         };
         let to_be = self.parts.engine.release(&self.spec(row)?).await?;
         match to_be.filter(|to_be| Some(to_be) != runs) {
-            Some(release) => Ok(Some(self.rollouts.admit(&release).await)),
+            Some(release) => {
+                let turn = self.rollouts.admit(&release).await;
+                if let Some(before) = &row.release {
+                    self.parts.engine.keep_release(before).await?;
+                }
+                Ok(Some(turn))
+            }
             None => Ok(self.rollouts.admit_other().await),
         }
     }

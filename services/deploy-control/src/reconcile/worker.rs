@@ -11,7 +11,7 @@ use std::{
 use clock::Backoff;
 use contracts::{
     InstanceId,
-    deploy::{Desired, EventCode, Phase, Sleep},
+    deploy::{Desired, EventCode, Phase},
 };
 use futures_util::{FutureExt, future::join_all};
 use tokio::{sync::Notify, time::Instant};
@@ -23,11 +23,11 @@ use super::{
     line::Turn,
     outcome::{self, Context},
     steps::{Healthy, Identity},
-    turn::is_renewal,
+    turn::{Renewal, is_renewal},
 };
 use crate::{
     chain, disk,
-    engine::ErrorKind,
+    engine::{ErrorKind, NotRelease},
     folders,
     plan::{Observed, Seen, Step, plan},
     registry::{self, NewEvent, Progress, Row},
@@ -106,6 +106,9 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         identity: None,
         healthy: None,
         turn: None,
+        renewal: None,
+        held_back: None,
+        log: Vec::new(),
         told_queued: false,
         tried: None,
         last_up_ms: None,
@@ -149,6 +152,12 @@ pub(super) struct Worker<'a> {
     pub(super) healthy: Option<Healthy>,
     /// Its turn to be brought up, from when it was given until it is up.
     pub(super) turn: Option<Turn>,
+    /// Its turn to be down for something of ours.
+    pub(super) renewal: Option<Renewal<'a>>,
+    /// The release that it is not made from this time.
+    pub(super) held_back: Option<NotRelease>,
+    /// The last lines of its program, which came down.
+    pub(super) log: Vec<String>,
     /// Whether it was told that it waits in line.
     pub(super) told_queued: bool,
     /// The release of the unit that did not come up.
@@ -171,6 +180,7 @@ impl Worker<'_> {
             Err(registry::Error::NotFound) => return Next::Rest,
             Err(error) => return self.wait_for_registry(&error),
         };
+        self.review_renewal(&row);
         if endless {
             return self.failed(row, None, Failure::Endless).await;
         }
@@ -207,6 +217,7 @@ impl Worker<'_> {
             self.turn = None;
         }
         if steps.is_empty() {
+            self.renewal = None;
             // Nobody tells when an engine that cannot be asked can be asked again.
             if seen.unit == Seen::Unknown {
                 return Next::After(self.away.next(&self.inner.parts.entropy));
@@ -234,31 +245,44 @@ impl Worker<'_> {
                         return self.failed(row, Some(Step::Start), blocked.into()).await;
                     }
                     match disk::is_exceeded(&self.inner.parts.folders, &self.inner.parts.plans, &row).await {
+                        // Other data is to take the place of what is there.
+                        _ if row.archive_pending() => {}
                         Ok(false) => {}
                         Ok(true) => return self.failed(row, Some(Step::Start), Failure::Disk).await,
                         Err(error) => return self.failed(row, Some(Step::Start), error.into()).await,
                     }
                 }
                 // Taken down for something of ours: a few at a time, and each is back before the next one goes.
-                let _turn = if is_renewal(&row, steps) {
+                if is_renewal(&row, steps) {
+                    let mailbox = self.mailbox;
                     let turn = tokio::select! {
-                        turn = self.inner.renewal(&row, &seen) => turn,
-                        () = self.mailbox.wish.notified() => return Next::Anew,
+                        turn = self.take_renewal(&row, &seen) => turn,
+                        () = mailbox.wish.notified() => return Next::Anew,
                         // This may take for ever, and it runs: whatever becomes of it meanwhile is seen to.
-                        () = self.mailbox.look.notified() => return Next::Anew,
+                        () = mailbox.look.notified() => return Next::Anew,
                     };
                     match turn {
-                        Ok(turn) => turn,
-                        Err(failure) => return self.failed(row, None, failure).await,
+                        Ok(()) => {}
+                        Err(failure) if failure.is_engine_lost() => return self.failed(row, None, failure).await,
+                        // It runs, and nothing is wrong with it.
+                        Err(failure) => {
+                            tracing::warn!(error = chain(&failure), "it stays as it is for now");
+                            return Next::After(self.away.next(&self.inner.parts.entropy));
+                        }
                     }
-                } else {
-                    if let Some(next) = self.line_up(&row, &seen, steps).await {
-                        return next;
-                    }
-                    None
+                } else if let Some(next) = self.line_up(&row, &seen, steps).await {
+                    return next;
+                }
+                self.held_back = match self.hold_back(&row, steps).await {
+                    Ok(held_back) => held_back,
+                    Err(failure) => return self.failed(row, Some(Step::Create), failure).await,
                 };
+                if steps.contains(&Step::NoteDown) {
+                    self.log = self.inner.last_lines(&row).await;
+                }
                 match self.take(&mut row, steps).await {
                     Ok(()) => {
+                        self.renewal = None;
                         if let Some(turn) = self.turn.take() {
                             turn.done();
                             self.told_queued = false;
@@ -292,8 +316,8 @@ impl Worker<'_> {
         let looked = async { Ok(parts.folders.observe(row).await?) };
         let (unit, folders) = tokio::try_join!(self.observe_unit(row), looked)?;
         let config = if row.plan.is_workspace() { folders.config } else { Some(row.config_target()) };
-        let folders::Seen { complete, owned, blank, tombstone, socket, .. } = folders;
-        Ok(Observed { unit, folders: complete, owned, config, blank, tombstone, socket })
+        let folders::Seen { complete, owned, written, blank, tombstone, socket, .. } = folders;
+        Ok(Observed { unit, folders: complete, owned, config, written, blank, tombstone, socket })
     }
 
     async fn observe_unit(&self, row: &Row) -> Result<Seen, Failure> {
@@ -316,6 +340,7 @@ impl Worker<'_> {
         };
         match looked.await {
             Err(error) if error.kind == ErrorKind::Unavailable => {
+                metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
                 tracing::debug!(error = chain(&error), "the engine cannot be asked");
                 Ok(Seen::Unknown)
             }
@@ -362,7 +387,7 @@ impl Worker<'_> {
         let rides = matches!(steps, [Step::UseConfig(_)]);
         let progress = if rides { Progress::default() } else { std::mem::take(&mut self.pending) };
         let before = progress.applied_to(row.clone());
-        let (inner, mailbox) = (self.inner, self.mailbox);
+        let (inner, mailbox, held_back) = (self.inner, self.mailbox, self.held_back.clone());
         let acting = async {
             let identity = &mut self.identity;
             match steps {
@@ -373,7 +398,7 @@ impl Worker<'_> {
                     let others = steps.iter().filter(|step| **step != Step::Identify);
                     let acts = others.map(async |step| {
                         let _permit = if asks_the_host(step) { inner.permits.acquire().await.ok() } else { None };
-                        inner.timed(before.id, step, inner.act(&before, step)).await
+                        inner.timed(before.id, step, inner.act(&before, step, held_back.as_ref())).await
                     });
                     let identify = async {
                         match steps.contains(&Step::Identify) {
@@ -389,7 +414,7 @@ impl Worker<'_> {
             }
         };
         // Left off, the engine would come to the end of it all the same, under the feet of who came meanwhile.
-        let whole = row.sleep != Sleep::Awake && matches!(steps, [Step::Pause | Step::Stop { .. }]);
+        let whole = matches!(steps, [Step::Pause | Step::Stop { .. }]);
         let both = async { tokio::join!(inner.write(row, &progress), acting) };
         let (written, acted) = tokio::select! {
             biased;
@@ -418,6 +443,7 @@ impl Worker<'_> {
             now_ms: parts.registry.now_ms(),
             began_ms: self.inner.began_ms,
             run: self.healthy.as_ref().map(|healthy| healthy.run.as_str()),
+            log: &self.log,
             release: match &self.healthy {
                 Some(healthy) => healthy.release.as_deref(),
                 None => self.tried.as_deref(),
@@ -450,7 +476,9 @@ impl Inner {
         let name = step_name(step);
         let outcome = strikes::within(name, self.parts.strikes.pass("step", id, acting)).await;
         let took = begun.elapsed();
-        if outcome.is_ok() {
+        if outcome.is_err() {
+            metrics::counter!("beaver_reconcile_step_failures_total", "step" => name).increment(1);
+        } else {
             metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
             tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
         }
@@ -492,6 +520,7 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::Adopt(_) => "adopt",
         Step::UseConfig(_) => "use_config",
         Step::Stop { .. } => "stop",
+        Step::Drain => "drain",
         Step::Quiet => "quiet",
         Step::Pause => "pause",
         Step::Resume => "resume",

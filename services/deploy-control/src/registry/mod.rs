@@ -242,17 +242,18 @@ impl Registry {
         events.into_iter().map(Event::try_from).collect()
     }
 
-    /// The newest `last` events after `after`, at most [`EVENT_PAGE`], oldest first.
+    /// The newest `last` events after `after` and before `before`, at most [`EVENT_PAGE`], oldest first.
     ///
     /// # Errors
     ///
     /// [`Error::Database`].
-    pub async fn last_events(&self, id: InstanceId, after: i64, last: i64) -> Result<Vec<Event>, Error> {
-        let sql = "SELECT seq, at_ms, code, actor, detail FROM events WHERE instance_id = $1 AND seq > $2 \
-                   ORDER BY seq DESC LIMIT $3";
+    pub async fn last_events(&self, id: InstanceId, after: i64, before: i64, last: i64) -> Result<Vec<Event>, Error> {
+        let sql = "SELECT seq, at_ms, code, actor, detail FROM events WHERE instance_id = $1 AND seq > $2 AND seq < $3 \
+                   ORDER BY seq DESC LIMIT $4";
         let events = sqlx::query_as::<_, EventColumns>(sql)
             .bind(id.to_string())
             .bind(after)
+            .bind(before)
             .bind(last.clamp(0, EVENT_PAGE))
             .fetch_all(self.store.pool())
             .await?;
@@ -288,8 +289,8 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
          attempts = $14, next_attempt_at_ms = $15, error_code = $16, error_detail = $17, version = $18, \
          last_event = $19, updated_at_ms = $20, disk_full = $21, plan = $22, before_deletion = $23, deleted_at_ms = $24, \
          data_until_ms = $25, archive_generation = $26, applied_archive_generation = $27, \
-         refused_archive_generation = $28, release = $29, refused_release = $30, sleep = $31, wake_keys = $32 \
-         WHERE id = $33 AND version = $34",
+         refused_archive_generation = $28, release = $29, refused_release = $30, sleep = $31, wake_keys = $32, \
+         error_cause = $33, error_log = $34 WHERE id = $35 AND version = $36",
     )
     .bind(word(&row.desired))
     .bind(row.generation)
@@ -323,6 +324,8 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(&row.refused_release)
     .bind(word(&row.sleep))
     .bind(row.wake_keys.join(" "))
+    .bind(row.error.as_ref().and_then(|error| error.cause.as_ref()))
+    .bind(row.error.as_ref().map(|error| error.log.join("\n")).filter(|log| !log.is_empty()))
     .bind(row.id.to_string())
     .bind(read_version)
     .execute(&mut *transaction)

@@ -46,25 +46,16 @@ impl From<&Ahead> for Whose {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct Columns {
-    id: String,
-    uid: i64,
-    state: String,
-    since_ms: i64,
-}
+/// The columns as the driver gives them: id, uid, state, since_ms.
+type Columns = (String, i64, String, i64);
 
-impl TryFrom<Columns> for Ahead {
-    type Error = Error;
-
-    fn try_from(c: Columns) -> Result<Self, Error> {
-        Ok(Self {
-            id: c.id.parse().map_err(|_| Error::Corrupt { column: "id" })?,
-            uid: u32::try_from(c.uid).map_err(|_| Error::Corrupt { column: "uid" })?,
-            state: row::read("state", &c.state)?,
-            since_ms: c.since_ms,
-        })
-    }
+fn read((id, uid, state, since_ms): Columns) -> Result<Ahead, Error> {
+    Ok(Ahead {
+        id: id.parse().map_err(|_| Error::Corrupt { column: "id" })?,
+        uid: u32::try_from(uid).map_err(|_| Error::Corrupt { column: "uid" })?,
+        state: row::read("state", &state)?,
+        since_ms,
+    })
 }
 
 impl Registry {
@@ -82,7 +73,7 @@ impl Registry {
         let all = sqlx::query_as::<_, Columns>("SELECT id, uid, state, since_ms FROM pool ORDER BY since_ms, id")
             .fetch_all(self.store.pool())
             .await?;
-        all.into_iter().map(Ahead::try_from).collect()
+        all.into_iter().map(read).collect()
     }
 
     /// Writes down that one is to be made under this id, with a user id of its own.
@@ -103,7 +94,7 @@ impl Registry {
         .fetch_one(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        columns.try_into()
+        read(columns)
     }
 
     /// Writes down how far one is; false when it is not any more where it was seen, and nothing was written.
@@ -133,6 +124,16 @@ impl Registry {
             .bind(row::word(&Made::Discarded))
             .execute(self.store.pool())
             .await?;
+        Ok(())
+    }
+
+    /// Forgets one that is somebody's, though no row here says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn drop_ahead(&self, id: InstanceId) -> Result<(), Error> {
+        sqlx::query("DELETE FROM pool WHERE id = $1").bind(id.to_string()).execute(self.store.pool()).await?;
         Ok(())
     }
 

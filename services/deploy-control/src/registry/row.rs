@@ -77,6 +77,8 @@ pub struct Row {
     pub release: Option<String>,
     /// The release from which it went back.
     pub refused_release: Option<String>,
+    /// When its owner last used it, to about a minute, as far as that is known.
+    pub last_used_ms: Option<i64>,
     /// Counts writes of this row.
     pub version: i64,
     /// The newest event's seq.
@@ -207,9 +209,12 @@ pub(super) struct Columns {
     next_attempt_at_ms: i64,
     error_code: Option<String>,
     error_detail: Option<String>,
+    error_cause: Option<String>,
+    error_log: Option<String>,
     disk_full: i64,
     release: Option<String>,
     refused_release: Option<String>,
+    last_used_ms: Option<i64>,
     version: i64,
     last_event: i64,
     created_at_ms: i64,
@@ -255,10 +260,16 @@ impl TryFrom<Columns> for Row {
             ready_at_ms: c.ready_at_ms,
             attempts: c.attempts,
             next_attempt_at_ms: c.next_attempt_at_ms,
-            error: c.error_code.map(|code| InstanceError { code, detail: c.error_detail.unwrap_or_default() }),
+            error: c.error_code.map(|code| InstanceError {
+                code,
+                detail: c.error_detail.unwrap_or_default(),
+                cause: c.error_cause,
+                log: c.error_log.unwrap_or_default().lines().map(str::to_owned).collect(),
+            }),
             disk_full: c.disk_full != 0,
             release: c.release,
             refused_release: c.refused_release,
+            last_used_ms: c.last_used_ms,
             version: c.version,
             last_event: c.last_event,
             created_at_ms: c.created_at_ms,

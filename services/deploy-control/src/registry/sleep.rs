@@ -11,6 +11,23 @@ use contracts::{
 use super::{Error, NewEvent, Registry, Row, wishes::TRIES};
 
 impl Registry {
+    /// Writes down when instances were last used, in Unix milliseconds. Nobody is told: nothing else of them has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn used(&self, when: &[(InstanceId, i64)]) -> Result<(), Error> {
+        let mut transaction = self.store.begin().await?;
+        for (id, at_ms) in when {
+            sqlx::query("UPDATE instances SET last_used_ms = $1 WHERE id = $2")
+                .bind(*at_ms)
+                .bind(id.to_string())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
     /// Wishes an instance asleep that was read as `row`, for whose programs `wake_keys` stand then, after `idle_s` seconds
     /// without use; the row as it is then. `None` when it has changed since, or is not one to sleep (deeper).
     ///

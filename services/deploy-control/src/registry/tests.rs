@@ -285,6 +285,8 @@ async fn every_column_comes_back_as_it_was_written() {
             error: Some(Some(contracts::deploy::InstanceError {
                 code: "crash_loop".into(),
                 detail: "It fell.".into(),
+                cause: Some("not_healthy_in_time".into()),
+                log: vec!["first".into(), "last".into()],
             })),
             events: vec![NewEvent::of(EventCode::AttemptFailed).detail("crash_loop"), NewEvent::of(EventCode::Failed)],
         };

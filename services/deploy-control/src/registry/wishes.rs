@@ -16,6 +16,8 @@ pub(super) const TRIES: u32 = 8;
 pub enum Wish {
     /// Down.
     Stop,
+    /// Down, because the operator wants it so, for this reason.
+    Suspend(String),
     /// Up.
     Start,
     /// Down and up again.
@@ -120,6 +122,20 @@ impl Registry {
         Ok(row)
     }
 
+    /// The plan of the newest instance that an account had before: an account has one plan, whatever became of what it was for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`].
+    pub async fn plan_of(&self, account: AccountId) -> Result<Option<PlanName>, Error> {
+        let plan: Option<String> =
+            sqlx::query_scalar("SELECT plan FROM instances WHERE account_id = $1 ORDER BY number DESC LIMIT 1")
+                .bind(account.to_string())
+                .fetch_optional(self.store.pool())
+                .await?;
+        plan.map(|plan| plan.parse().map_err(|_| Error::Corrupt { column: "plan" })).transpose()
+    }
+
     /// Writes a person's wish down; the row with it. A wish that is fulfilled already changes nothing.
     ///
     /// # Errors
@@ -163,9 +179,11 @@ impl Registry {
                 Wish::Configure(generation) => Some(generation.to_string()),
                 Wish::Plan(plan) => Some(plan.to_string()),
                 Wish::Delete(_) => next.deletion.map(|deletion| deletion.data_until_ms.to_string()),
+                Wish::Suspend(why) => Some(why.clone()),
                 _ => None,
             };
-            let actor = account.map_or_else(|| "operator".into(), |account| account.to_string());
+            let person = account.filter(|_| !matches!(wish, Wish::Suspend(_)));
+            let actor = person.map_or_else(|| "operator".into(), |account| account.to_string());
             let event = NewEvent { code, actor, detail };
             if let Some(written) = self.write(next, &[event]).await? {
                 return Ok(written);
@@ -234,7 +252,8 @@ impl Registry {
     pub async fn give_up(&self, id: InstanceId, why: InstanceError) -> Result<Option<Row>, Error> {
         for _ in 0..TRIES {
             let row = self.get(id).await?;
-            if row.desired != Desired::Running || row.phase == Phase::Failed {
+            // What an archive is about to take the place of is no reason either.
+            if row.desired != Desired::Running || row.phase == Phase::Failed || row.archive_pending() {
                 return Ok(None);
             }
             let event = NewEvent::of(EventCode::Failed).detail(&why.code);
@@ -255,7 +274,6 @@ impl Registry {
     }
 }
 
-/// The next of the numbers that are counted under this name.
 /// The next number of this name, which is given to nobody else.
 pub(super) async fn next(transaction: &mut store::Transaction, name: &str) -> Result<i64, Error> {
     let taken = sqlx::query_scalar("UPDATE numbers SET newest = newest + 1 WHERE name = $1 RETURNING newest");
@@ -273,7 +291,7 @@ fn may_be_wished(row: &Row, wish: &Wish, now_ms: i64) -> Result<(), Error> {
     match wish {
         // Removing may have begun, which is written down, or may begin at any moment.
         Wish::Undelete if row.phase == Phase::Deleting || deletion.data_until_ms <= now_ms => Err(Error::DeletionFinal),
-        Wish::Undelete | Wish::Delete(_) | Wish::Stop => Ok(()),
+        Wish::Undelete | Wish::Delete(_) | Wish::Stop | Wish::Suspend(_) => Ok(()),
         _ => Err(Error::Deleted),
     }
 }
@@ -283,14 +301,18 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
     let running = row.desired == Desired::Running;
     let failed = row.phase == Phase::Failed;
     let code = match wish {
-        Wish::Stop if row.desired == Desired::Stopped => return None,
+        Wish::Stop | Wish::Suspend(_) if row.desired == Desired::Stopped => return None,
         // It is to come back so.
-        Wish::Stop if row.desired == Desired::Deleted && row.before_deletion == Some(Desired::Stopped) => return None,
-        Wish::Stop if row.desired == Desired::Deleted => {
+        Wish::Stop | Wish::Suspend(_)
+            if row.desired == Desired::Deleted && row.before_deletion == Some(Desired::Stopped) =>
+        {
+            return None;
+        }
+        Wish::Stop | Wish::Suspend(_) if row.desired == Desired::Deleted => {
             row.before_deletion = Some(Desired::Stopped);
             EventCode::StopRequested
         }
-        Wish::Stop => {
+        Wish::Stop | Wish::Suspend(_) => {
             row.desired = Desired::Stopped;
             // From here on its end is no surprise, also when another wish comes before the end was written down.
             row.ready_run = None;
@@ -321,6 +343,7 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             row.ready_run = None;
             // Its identity ends with it. Should it come back, it gets one anew, and with that nobody is signed in.
             row.registered = false;
+            row.wake_keys = Vec::new();
             // Nobody gets to it any more, and it gets nowhere, however long it takes to stop it.
             row.route = Some(RouteState::Deleted);
             EventCode::DeleteRequested
@@ -355,6 +378,11 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             EventCode::UpgradeRequested
         }
         Wish::Plan(plan) if *plan == row.plan => return None,
+        // The same program with other limits: whoever is at it may finish.
+        Wish::Plan(plan) if plan.is_workspace() && row.plan.is_workspace() => {
+            row.plan = plan.clone();
+            EventCode::PlanRequested
+        }
         Wish::Plan(plan) => {
             row.plan = plan.clone();
             row.ready_run = None;

@@ -3,11 +3,12 @@
 pub mod about;
 mod image;
 mod probe;
+mod releases;
 mod shim;
 mod spec;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -15,15 +16,16 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     API_DEFAULT_VERSION,
+    container::LogOutput,
     errors::Error as ApiError,
     models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummaryStateEnum, EventMessage},
     query_parameters::{
-        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
         RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use contracts::{InstanceId, PlanName};
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Passage, Program, Unit, UnitState};
@@ -208,6 +210,14 @@ impl Engine for Docker {
         Ok(Some(self.image_of(spec).await?.1.id))
     }
 
+    async fn keep_release(&self, release: &str) -> Result<(), EngineError> {
+        self.name_release(release).await
+    }
+
+    async fn keep_releases(&self, releases: &BTreeSet<String>) -> Result<(), EngineError> {
+        self.name_releases(releases).await
+    }
+
     async fn observe(&self, id: InstanceId) -> Result<Option<Unit>, EngineError> {
         Ok(self.inspect(id).await?.map(|found| unit(id, &found)))
     }
@@ -333,6 +343,17 @@ impl Engine for Docker {
 
     async fn end_passage(&self) -> Result<(), EngineError> {
         self.sweep_probes().await
+    }
+
+    async fn last_lines(&self, id: InstanceId) -> Result<String, EngineError> {
+        let (name, client) = (self.name(id), self.client().await?);
+        if self.inspect(id).await?.is_none() {
+            return Ok(String::new());
+        }
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("30").build();
+        let said = client.logs(&name, Some(options)).map_ok(LogOutput::into_bytes).try_collect::<Vec<_>>();
+        let said = within(ASK, &format!("reading the log of {name}"), said).await?;
+        Ok(String::from_utf8_lossy(&said.concat()).into_owned())
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Hint>, EngineError> {
@@ -470,7 +491,10 @@ fn of_answer(status: u16, message: &str) -> ErrorKind {
         409 => ErrorKind::Conflict,
         502..=504 => ErrorKind::Unavailable,
         // Said while the engine is going down or has lost containerd.
-        500 if message.contains("connection refused") || message.contains("transport is closing") => {
+        500 if ["connection refused", "transport is closing", "error while dialing"]
+            .iter()
+            .any(|said| message.contains(said)) =>
+        {
             ErrorKind::Unavailable
         }
         _ => ErrorKind::Rejected,
@@ -491,6 +515,7 @@ mod tests {
             (400, "invalid mount config", ErrorKind::Rejected),
             (503, "", ErrorKind::Unavailable),
             (500, "dial unix containerd.sock: connect: connection refused", ErrorKind::Unavailable),
+            (500, "transport: Error while dialing: dial unix:///c.sock: timeout", ErrorKind::Unavailable),
         ] {
             assert_eq!(of_answer(status, message), kind, "{status} {message}");
         }

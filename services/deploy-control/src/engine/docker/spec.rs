@@ -25,8 +25,8 @@ pub(super) const LABEL_PLAN: &str = "beaver.plan";
 /// The fingerprint.
 pub(super) const LABEL_SPEC: &str = "beaver.spec";
 
-/// How long a container may take to end when asked, in seconds.
-pub(super) const STOP_TIMEOUT_S: i32 = 10;
+/// How long a container may take to end when asked, in seconds: longer than what runs in it gives to what is under way.
+pub(super) const STOP_TIMEOUT_S: i32 = 20;
 
 /// Where the shim is in a container.
 const SHIM: &str = "/.beaver/shim";

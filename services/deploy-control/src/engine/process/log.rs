@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -12,6 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The largest file; the one before it is kept beside it.
 const MAX_BYTES: u64 = 10 << 20;
+
+/// So much of the end is read.
+const TAIL: u64 = 8 << 10;
 
 /// Copies what comes to `<folder>/instance.log` until both ends are closed.
 pub(super) fn keep(
@@ -36,6 +39,20 @@ async fn copy(mut from: impl AsyncRead + Unpin, log: Arc<Mutex<Log>>) {
             tracing::debug!(%error, "an instance's log cannot be written");
         }
     }
+}
+
+/// The end of what was said.
+pub(super) fn tail(folder: &Path) -> io::Result<String> {
+    let mut file = match File::open(folder.join("instance.log")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 struct Log {

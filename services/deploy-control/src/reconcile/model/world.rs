@@ -90,8 +90,8 @@ impl World {
         // As the worker sees it: what reads no configuration has the one that it should have.
         let config = if self.row.plan.is_workspace() { self.config } else { Some(self.row.config_target()) };
         let Self { folders, owned, tombstone, socket, .. } = *self;
-        let blank = self.config.is_none();
-        Observed { unit, folders, owned, config, blank, tombstone, socket }
+        let (written, blank) = (self.config, self.config.is_none());
+        Observed { unit, folders, owned, config, written, blank, tombstone, socket }
     }
 
     pub(super) fn plan(&self) -> Vec<Step> {
@@ -111,6 +111,10 @@ impl World {
                 assert!(self.folders, "a configuration needs its folder");
                 assert!(self.row.plan.is_workspace(), "nobody else's program gets one");
                 self.config = Some(*generation);
+            }
+            Step::Drain => {
+                assert!(self.unit.as_ref().is_some_and(Container::is_up), "nobody uses what is down");
+                assert_ne!(self.row.route, Some(contracts::routes::RouteState::Running), "nobody new gets to it");
             }
             Step::Quiet => {
                 assert!(self.unit.as_ref().is_some_and(Container::is_up), "nobody uses what is down");
@@ -238,10 +242,19 @@ impl World {
                     if let Some(container) = &mut self.unit {
                         container.state = UnitState::Exited;
                     }
-                    let context =
-                        Context { now_ms: self.now_ms, began_ms: 0, run: None, release: None, wait_ms: &wait_ms };
-                    let error =
-                        contracts::deploy::InstanceError { code: "not_healthy_in_time".into(), detail: String::new() };
+                    let context = Context {
+                        now_ms: self.now_ms,
+                        began_ms: 0,
+                        run: None,
+                        log: &[],
+                        release: None,
+                        wait_ms: &wait_ms,
+                    };
+                    let error = contracts::deploy::InstanceError {
+                        code: "not_healthy_in_time".into(),
+                        detail: String::new(),
+                        ..Default::default()
+                    };
                     let means = match unwell {
                         Unwell::OldConfig => outcome::run_is_old(),
                         Unwell::Sick => outcome::failed(&self.row, error, true, &context),
@@ -250,8 +263,14 @@ impl World {
                     return;
                 }
             }
-            let context =
-                Context { now_ms: self.now_ms, began_ms: 0, run: run.as_deref(), release: None, wait_ms: &wait_ms };
+            let context = Context {
+                now_ms: self.now_ms,
+                began_ms: 0,
+                run: run.as_deref(),
+                log: &[],
+                release: None,
+                wait_ms: &wait_ms,
+            };
             pending = outcome::after(&self.row, step, &context);
             let asked = matches!(step, Step::AwaitHealthy(_)) && self.row.plan.is_workspace();
             let lost = self.row.registered && asked && !self.has_owner;

@@ -1,0 +1,29 @@
+//! An engine that does not do what it is asked for, again and again.
+
+mod support;
+
+use contracts::deploy::Phase;
+use deploy_control::engine::ErrorKind;
+use support::{Person, sqlite_world, until};
+
+#[tokio::test]
+async fn one_that_cannot_be_stopped_is_tried_now_and_then_and_looked_at_again() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.first_retry = std::time::Duration::from_millis(100);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    world.engine.refuse("stop", ErrorKind::Rejected);
+    service.wish(&alice, "stop").await;
+    until("it was tried", || world.engine.count("stop", alice.id) >= 2).await;
+    let (tried, told) = (world.engine.count("stop", alice.id), service.events(&alice).await.len());
+    // A wish of another's goes its way meanwhile; a worker at full speed would have written thousands of times by then.
+    let bob = Person::named("bobby");
+    service.register(&bob).await;
+    service.settled(&bob, Phase::Ready).await;
+    let (more, told_since) = (world.engine.count("stop", alice.id) - tried, service.events(&alice).await.len() - told);
+    assert!(more <= 12 && told_since <= 12, "{more} tries and {told_since} events while one was brought up");
+    world.engine.accept("stop");
+    service.settled(&alice, Phase::Stopped).await;
+    assert!(!world.engine.is_running(alice.id));
+}

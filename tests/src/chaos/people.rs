@@ -243,21 +243,31 @@ impl Somebody {
         Ok(())
     }
 
+    async fn sign_in(&mut self, places: &Places) -> anyhow::Result<()> {
+        let page = by_form::sign_in(&mut self.web, places, &self.person.email, &self.person.password).await?;
+        page.expect(200).with_context(|| self.person.slug.clone()).map(drop)
+    }
+
     async fn enter(&mut self, places: &Places) -> anyhow::Result<()> {
         let slug = self.person.slug.clone();
         if by_form::enter(&mut self.web, places, &slug).await.is_ok() {
             return Ok(());
         }
-        let page = by_form::sign_in(&mut self.web, places, &self.person.email, &self.person.password).await?;
-        page.expect(200)?;
+        self.sign_in(places).await?;
         by_form::enter(&mut self.web, places, &slug).await.map(drop)
+    }
+
+    /// Sends a form of the workspace's page, and waits for the page that comes of it.
+    async fn press(&mut self, places: &Places, what: &str, fields: &[(&str, &str)]) -> anyhow::Result<()> {
+        let action = format!("{}/instance/{what}", places.portal());
+        let page =
+            tokio::time::timeout(TRIES, self.web.submit(&action, fields)).await.context("no answer in time")??;
+        page.expect(200).map(drop)
     }
 
     async fn wish(&mut self, places: &Places, wish: &str, up: Option<bool>) -> anyhow::Result<()> {
         let before = self.up.take();
-        let action = format!("{}/instance/{wish}", places.portal());
-        let page = tokio::time::timeout(TRIES, self.web.submit(&action, &[])).await.context("no answer in time")??;
-        page.expect(200)?;
+        self.press(places, wish, &[]).await?;
         self.up = up;
         // What is so already is no new wish, and “try again” is one only where something failed.
         self.wishes += i64::from(wish == "restart" || (wish != "retry" && before.is_some() && before != up));
@@ -277,11 +287,8 @@ impl Somebody {
 
     async fn delete(&mut self, places: &Places) -> anyhow::Result<()> {
         let before = self.deleted.take();
-        let (action, slug) = (format!("{}/instance/delete", places.portal()), self.person.slug.clone());
-        let fields = [("slug", slug.as_str())];
-        let page =
-            tokio::time::timeout(TRIES, self.web.submit(&action, &fields)).await.context("no answer in time")??;
-        page.expect(200)?;
+        let slug = self.person.slug.clone();
+        self.press(places, "delete", &[("slug", &slug)]).await?;
         self.deleted = Some(true);
         self.wishes += i64::from(before == Some(false));
         Ok(())
@@ -289,9 +296,7 @@ impl Somebody {
 
     async fn undelete(&mut self, places: &Places) -> anyhow::Result<()> {
         let before = self.deleted.take();
-        let action = format!("{}/instance/undelete", places.portal());
-        let page = tokio::time::timeout(TRIES, self.web.submit(&action, &[])).await.context("no answer in time")??;
-        page.expect(200)?;
+        self.press(places, "undelete", &[]).await?;
         self.deleted = Some(false);
         self.wishes += i64::from(before == Some(true));
         Ok(())
@@ -326,17 +331,14 @@ impl Somebody {
             self.sign_up(places).await?;
         }
         if self.deleted != Some(false) {
-            let page = by_form::sign_in(&mut self.web, places, &self.person.email, &self.person.password).await?;
-            page.expect(200)?;
+            self.sign_in(places).await?;
             self.undelete(places).await?;
         }
         if self.plan != Some("workspace") {
             self.change_plan(places, "workspace").await?;
         }
         if self.up != Some(true) {
-            let slug = self.person.slug.clone();
-            let page = by_form::sign_in(&mut self.web, places, &self.person.email, &self.person.password).await?;
-            page.expect(200).with_context(|| slug)?;
+            self.sign_in(places).await?;
             self.wish(places, "start", Some(true)).await?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use beaver_tests::{
 };
 use serde_json::Value;
 
-use crate::report;
+use crate::{on_stack, report};
 
 /// How long the whole table may take: far more than it does.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -42,11 +42,7 @@ async fn nothing_gets_out_of_a_hostile_instance() {
         return;
     }
     let stack = Stack::up("attack", Engine::Docker, &[]).await.unwrap();
-    let mut steps = Steps::new("attack");
-    let result = run(&mut steps, &stack).await;
-    report(&stack, result.is_err() || steps.failures() > 0).await;
-    let purged = stack.purge().await;
-    steps.end(result.and(purged)).unwrap();
+    on_stack("attack", stack, run).await;
 }
 
 async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use beaver_tests::{
 use bollard::Docker;
 use contracts::deploy::{Instance, Phase};
 
-use crate::{World, report};
+use crate::{World, on_stack};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the data of what is deleted is kept here: long enough for taking it back, short enough to be waited for.
@@ -37,11 +37,7 @@ async fn taken_along_put_back_and_deleted() {
     let days = format!("{:.7}", KEPT.as_secs_f64() / 86_400.0);
     let settings = [("BEAVER_EGRESS_ALLOW", rule.as_str()), ("BEAVER_DELETE_AFTER_DAYS", days.as_str())];
     let stack = Stack::up_with("data", &settings, &[]).await.unwrap();
-    let mut steps = Steps::new("data");
-    let result = run(&mut steps, &stack).await;
-    report(&stack, result.is_err() || steps.failures() > 0).await;
-    let purged = stack.purge().await;
-    steps.end(result.and(purged)).unwrap();
+    on_stack("data", stack, run).await;
 }
 
 async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ mod sleep;
 mod strangers;
 mod tools;
 
-use beaver_tests::{browser::Browser, people::Person, provider::FakeProvider, stack::Stack};
+use beaver_tests::{browser::Browser, people::Person, provider::FakeProvider, stack::Stack, steps::Steps};
 
 /// What a run is made of.
 struct World<'a> {
@@ -46,6 +46,15 @@ impl Browsers {
         let (alice, bob) = tokio::try_join!(Browser::start("en-US,en;q=0.9"), Browser::start("zh-CN,zh;q=0.9"))?;
         Ok(Self { alice, bob })
     }
+}
+
+/// Runs the steps on a stack, which goes whatever came of them.
+async fn on_stack(name: &'static str, stack: Stack, run: impl AsyncFnOnce(&mut Steps, &Stack) -> anyhow::Result<()>) {
+    let mut steps = Steps::new(name);
+    let result = run(&mut steps, &stack).await;
+    report(&stack, result.is_err() || steps.failures() > 0).await;
+    let purged = stack.purge().await;
+    steps.end(result.and(purged)).unwrap();
 }
 
 /// Where to look when a run failed.

@@ -16,7 +16,7 @@ use beaver_tests::{
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use crate::report;
+use crate::on_stack;
 
 /// How long a program may take to be made, started or stopped.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -108,11 +108,7 @@ async fn other_peoples_programs_run_unmodified_for_their_owners_alone() {
     // What everybody gets who signs up; and time for Jupyter, which compiles itself at its first start.
     let settings = [("BEAVER_DEFAULT_PLAN", CALENDAR.plan), ("BEAVER_START_TIMEOUT", "150")];
     let stack = Stack::up_with("programs", &settings, &[("deploy-control/plans.toml", &plans)]).await.unwrap();
-    let mut steps = Steps::new("programs");
-    let result = run(&mut steps, &stack).await;
-    report(&stack, result.is_err() || steps.failures() > 0).await;
-    let purged = stack.purge().await;
-    steps.end(result.and(purged)).unwrap();
+    on_stack("programs", stack, run).await;
 }
 
 /// The guide shows operators these programs: what it says is what is tried here.

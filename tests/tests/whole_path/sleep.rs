@@ -21,7 +21,7 @@ use futures_util::{StreamExt, future::try_join_all};
 use reqwest::{Method, Url};
 use serde_json::json;
 
-use crate::{World, report};
+use crate::{World, on_stack};
 
 const PLANS: &str = "deploy-control/plans.toml";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,11 +41,7 @@ async fn asleep_and_awake() {
     let files = [(PLANS, plan(0, 0))];
     let files = files.each_ref().map(|(place, text)| (*place, text.as_str()));
     let stack = Stack::up_with("sleep", &[("BEAVER_EGRESS_ALLOW", &rule)], &files).await.unwrap();
-    let mut steps = Steps::new("sleep");
-    let result = run(&mut steps, &stack).await;
-    report(&stack, result.is_err() || steps.failures() > 0).await;
-    let purged = stack.purge().await;
-    steps.end(result.and(purged)).unwrap();
+    on_stack("sleep", stack, run).await;
 }
 
 async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {

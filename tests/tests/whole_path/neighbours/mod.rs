@@ -26,7 +26,7 @@ use contracts::InstanceId;
 use futures_util::future::try_join_all;
 use reqwest::Url;
 
-use crate::report;
+use crate::on_stack;
 
 const TENANTS: usize = 10;
 const STREAMS_EACH: usize = 10;
@@ -43,11 +43,7 @@ async fn neighbours_on_the_docker_engine() {
     let rule = FakeProvider::rule(&Stack::prefix_for("neighbours"));
     let settings = [("BEAVER_EGRESS_ALLOW", rule.as_str()), ("BEAVER_SIGN_UPS_PER_HOUR", "0")];
     let stack = Stack::up("neighbours", Engine::Docker, &settings).await.unwrap();
-    let mut steps = Steps::new("neighbours");
-    let result = run(&mut steps, &stack).await;
-    report(&stack, result.is_err() || steps.failures() > 0).await;
-    let purged = stack.purge().await;
-    steps.end(result.and(purged)).unwrap();
+    on_stack("neighbours", stack, run).await;
 }
 
 async fn run(steps: &mut Steps, stack: &Stack) -> anyhow::Result<()> {

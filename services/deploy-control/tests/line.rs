@@ -10,7 +10,7 @@ use contracts::{
 };
 use deploy_control::registry::{MIGRATOR, Registry};
 use futures_util::StreamExt;
-use support::{Person, eventually, reader::Reader, sqlite_world, worlds};
+use support::{Person, Running, eventually, reader::Reader, sqlite_world, worlds};
 
 #[tokio::test]
 async fn a_storm_of_sign_ups_leaves_everybody_ready_or_in_line() {
@@ -99,6 +99,18 @@ async fn whoever_waits_may_give_up_and_visitors_wait_with_the_instance() {
     }
 }
 
+/// Waits until these wait at one of these positions each; whoever has the turn has none.
+async fn wait_like(service: &Running, people: &[Person], orders: &[[Option<u32>; 3]]) {
+    eventually(async || {
+        let mut waiting = Vec::new();
+        for person in people {
+            waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
+        }
+        if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn after_the_host_was_away_those_used_last_come_first() {
     let mut world = sqlite_world().await;
@@ -114,15 +126,8 @@ async fn after_the_host_was_away_those_used_last_come_first() {
         world.engine.crash(person.id);
     }
     // One of them has the turn; the other two wait in the order of their use.
-    eventually(async || {
-        let mut waiting = Vec::new();
-        for person in &people {
-            waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
-        }
-        let orders = [[None, Some(2), Some(1)], [Some(2), None, Some(1)], [Some(2), Some(1), None]];
-        if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
-    })
-    .await;
+    let orders = [[None, Some(2), Some(1)], [Some(2), None, Some(1)], [Some(2), Some(1), None]];
+    wait_like(&service, &people, &orders).await;
     world.engine.release();
     for person in &people {
         service.settled(person, Phase::Ready).await;
@@ -150,15 +155,8 @@ async fn whoever_is_at_it_comes_before_whoever_was_started_later() {
     }
     world.engine.hold("start");
     let service = world.start().await;
-    eventually(async || {
-        let mut waiting = Vec::new();
-        for person in &people {
-            waiting.push(service.instance(person).await.waiting.map(|waiting| waiting.position));
-        }
-        let orders = [[None, Some(1), Some(2)], [Some(1), None, Some(2)], [Some(1), Some(2), None]];
-        if orders.iter().any(|order| waiting == order) { Ok(()) } else { Err(format!("{waiting:?}")) }
-    })
-    .await;
+    let orders = [[None, Some(1), Some(2)], [Some(1), None, Some(2)], [Some(1), Some(2), None]];
+    wait_like(&service, &people, &orders).await;
     world.engine.release();
     for person in &people {
         service.settled(person, Phase::Ready).await;

@@ -19,6 +19,7 @@ use beaver_tests::{
 };
 use bollard::Docker;
 use contracts::deploy::{Instance, Phase};
+use reqwest::{Method, Url};
 
 use crate::{World, on_stack};
 
@@ -259,13 +260,25 @@ impl Owns<'_> {
 
     async fn deleted_by_the_operator(&self) -> anyhow::Result<()> {
         let slug = self.world.bob.slug.as_str();
+        let key =
+            workspace::make_key(&mut self.inside(&self.world.bob).await?, self.world.stack, slug, "program").await?;
+        ensure!(self.by_key(&key).await? == 200, "a new key is refused");
         let (well, said) = self.beaver(&["delete", slug, "--confirm", slug]).await?;
         ensure!(well && said.contains("beaver undelete"), "{said}");
         self.is(&self.world.bob, Phase::PendingDeletion).await?;
         let (well, said) = self.beaver(&["undelete", slug]).await?;
         ensure!(well, "{said}");
         self.is(&self.world.bob, Phase::Ready).await?;
-        self.said(&self.world.bob).await.map(drop)
+        self.said(&self.world.bob).await?;
+        ensure!(self.by_key(&key).await? == 401, "a key from before the deletion is taken");
+        Ok(())
+    }
+
+    /// What bob's workspace answers a program with this key.
+    async fn by_key(&self, key: &str) -> anyhow::Result<u16> {
+        let models = Url::parse(&format!("{}/v1/models", self.world.stack.origin(&self.world.bob.slug)))?;
+        let request = Web::new("en")?.request(Method::GET, &models)?.bearer_auth(key);
+        Ok(request.send().await?.status().as_u16())
     }
 
     async fn gone(&self) -> anyhow::Result<()> {

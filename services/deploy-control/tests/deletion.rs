@@ -268,3 +268,20 @@ async fn a_registry_from_before_it_was_taken_back_removes_nothing() {
     service.settled(&alice, Phase::Ready).await;
     assert_eq!(letter(&world, &alice).as_deref(), Some("alice"));
 }
+
+#[tokio::test]
+async fn taken_back_before_it_is_down_no_key_of_before_counts_all_the_same() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    let starts = world.engine.count("start", alice.id);
+    world.engine.hold("stop");
+    service.delete(&alice).await;
+    until("it is being stopped", || world.engine.is_holding("stop")).await;
+    service.undelete(&alice).await;
+    assert!(data(&world, alice.id).join(".revoked").exists(), "word for its next start");
+    world.engine.release();
+    service.settled(&alice, Phase::Ready).await;
+    assert!(world.engine.count("start", alice.id) > starts, "which comes at once");
+}

@@ -10,7 +10,7 @@ use contracts::{
 };
 use deploy_control::registry::{MIGRATOR, Registry};
 use futures_util::StreamExt;
-use support::{Person, Running, eventually, reader::Reader, sqlite_world, worlds};
+use support::{Person, Running, eventually, neighbours::Used, reader::Reader, sqlite_world, until, worlds};
 
 #[tokio::test]
 async fn a_storm_of_sign_ups_leaves_everybody_ready_or_in_line() {
@@ -161,4 +161,21 @@ async fn whoever_is_at_it_comes_before_whoever_was_started_later() {
     for person in &people {
         service.settled(person, Phase::Ready).await;
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_whoever_is_in_the_middle_of_something() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.line.at_once = 1;
+    let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    world.neighbours.use_it(alice.id, Used { in_flight: 1, then_in_flight: 1, ..Used::default() });
+    service.configure(&alice, "sk-new").await;
+    until("nobody new gets in", || world.neighbours.route(alice.id) == Some(RouteState::Starting)).await;
+    service.register(&bob).await;
+    service.settled(&bob, Phase::Ready).await;
+    assert!(world.engine.is_running(alice.id) && world.engine.count("stop", alice.id) == 0, "she is at it still");
+    world.neighbours.use_it(alice.id, Used::default());
+    assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 1);
 }

@@ -214,3 +214,44 @@ async fn one_that_is_deleted_keeps_nobody_from_another_try() {
     let (status, upgrade) = service.post::<Upgrade>("/api/upgrade", &serde_json::json!({})).await;
     assert_eq!((status, upgrade), (http::StatusCode::ACCEPTED, Upgrade { again: 1 }));
 }
+
+#[tokio::test]
+async fn one_that_was_held_back_goes_on_as_it_is_whatever_comes_in_between() {
+    let world = sqlite_world().await;
+    world.engine.set_image("old");
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    world.engine.set_image("new");
+    world.engine.break_image("new");
+    let service = world.start().await;
+    support::eventually(async || {
+        let back = count(&service, &people, EventCode::ReleaseRolledBack).await;
+        (back == 1).then_some(()).ok_or_else(|| format!("{back} went back"))
+    })
+    .await;
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+    // The release goes no further now. Two come down, and nobody can say of them whether they are well.
+    world.neighbours.set_router_away(true);
+    let made = |person: &Person| world.engine.count("ensure", person.id);
+    let before: Vec<_> = people.iter().map(made).collect();
+    world.engine.crash(people[3].id);
+    service.wish(&people[4], "restart").await;
+    for person in &people[3..] {
+        let waits = |instance: &contracts::deploy::Instance| instance.error.is_some();
+        service.until(person, "waited for", waits).await;
+    }
+    // Nor does a kill change anything.
+    service.kill_and_wait().await;
+    let service = world.start().await;
+    world.neighbours.set_router_away(false);
+    for person in &people[3..] {
+        service.settled(person, Phase::Ready).await;
+    }
+    assert!(all_run(&world, &people, "old"));
+    let after: Vec<_> = people.iter().map(made).collect();
+    assert!(after.iter().zip(&before).all(|(after, before)| after - before <= 1), "{before:?} {after:?}");
+    assert_eq!(count(&service, &people, EventCode::ReleaseRolledBack).await, 1);
+}

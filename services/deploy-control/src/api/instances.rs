@@ -4,8 +4,8 @@ use axum::extract::{Path, Query, State};
 use contracts::{
     AccountId, InstanceId, PlanName, ProblemDetails, Slug,
     deploy::{
-        By, ChangePlan, ConfigureProvider, DeleteInstance, EVENT_PAGE, EventList, Instance, InstanceList, OnBehalfOf,
-        RegisterInstance, Reserved, ResolveInstance, Sleep, StopInstance, UndeleteInstance, WakeInstance,
+        By, ChangePlan, ConfigureProvider, DeleteInstance, Desired, EVENT_PAGE, EventList, Instance, InstanceList,
+        OnBehalfOf, RegisterInstance, Reserved, ResolveInstance, Sleep, StopInstance, UndeleteInstance, WakeInstance,
     },
 };
 use http::StatusCode;
@@ -287,7 +287,13 @@ pub(super) async fn undelete(
     Path(id): Path<String>,
     Json(body): Json<UndeleteInstance>,
 ) -> Result<Taken, Problem> {
-    let row = api.registry.wish_by(parse(&id)?, body.by, Wish::Undelete).await?;
+    let id = parse(&id)?;
+    let row = api.of(id, body.by).await?;
+    if row.desired == Desired::Deleted && row.deletion.is_some() {
+        // First the word, then the wish: what comes up after it has read that.
+        api.folders.revoke(&row).await.map_err(Problem::unavailable)?;
+    }
+    let row = api.registry.wish_by(id, body.by, Wish::Undelete).await?;
     Ok(api.taken(&row))
 }
 

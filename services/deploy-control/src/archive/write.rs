@@ -169,9 +169,7 @@ impl Source {
         // It may be something else by now, or nobody's to read.
         let file = match self.data.open_file(&found.path) {
             Ok(file) => file,
-            Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. })
-                if found.path != Path::new(SNAPSHOT) =>
-            {
+            Err(error) if found.path != Path::new(SNAPSHOT) && is_its_own_fault(&error) => {
                 return Err(NotPut::LeftOut("it cannot be read"));
             }
             Err(error) => return Err(NotPut::Failed(error.into())),
@@ -187,6 +185,15 @@ impl Source {
             return Err(NotPut::Failed(Error::Changed(path.to_owned())));
         }
         Ok(What::File { size: file.size, sha256: super::hex(&reading.hash.finalize()) })
+    }
+}
+
+/// Whether a file that cannot be opened is to blame for it, rather than this host.
+fn is_its_own_fault(error: &beneath::Error) -> bool {
+    match error {
+        beneath::Error::NotFound { .. } | beneath::Error::Refused { .. } | beneath::Error::Busy { .. } => true,
+        beneath::Error::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
     }
 }
 

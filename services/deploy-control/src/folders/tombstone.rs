@@ -40,25 +40,37 @@ impl Folders {
         .await
     }
 
-    /// Takes the tombstone away, and leaves word that no key and no session of before counts any more. That there is none is
-    /// fine. The unit is not there.
+    /// Takes the tombstone away, and leaves word as [`Folders::revoke`] does. That there is none is fine. The unit is not there.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
     pub async fn take_tombstone(&self, row: &Row) -> Result<(), Error> {
         let (this, whose) = (self.clone(), Whose::from(row));
-        let id = whose.id;
-        self.exclusive(id, move || {
-            let owner = this.owner(whose).map(|uid| (uid, uid));
+        self.exclusive(whose.id, move || {
             // First, and once more after a kill in between: what is revoked twice is revoked.
-            match this.instances.write_atomic(format!("{id}/data/{REVOKED}"), b"", 0o600, owner) {
-                // Then there are none.
-                Ok(()) | Err(beneath::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-            Ok(this.instances.remove_file(format!("{id}/{TOMBSTONE}"))?)
+            this.leave_word(whose)?;
+            Ok(this.instances.remove_file(format!("{}/{TOMBSTONE}", whose.id))?)
         })
         .await
+    }
+
+    /// Leaves word for the workspace's next start that no key and no session of before counts any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn revoke(&self, row: &Row) -> Result<(), Error> {
+        let (this, whose) = (self.clone(), Whose::from(row));
+        self.exclusive(whose.id, move || this.leave_word(whose)).await
+    }
+
+    fn leave_word(&self, whose: Whose) -> Result<(), Error> {
+        let owner = self.owner(whose).map(|uid| (uid, uid));
+        match self.instances.write_atomic(format!("{}/data/{REVOKED}", whose.id), b"", 0o600, owner) {
+            // Without data there are none.
+            Ok(()) | Err(beneath::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -291,11 +291,6 @@ impl Reconciler {
                 return;
             }
         };
-        // Whatever anybody was healthy with last they may have to go back to.
-        let releases = rows.iter().filter(|row| row.phase != Phase::Deleted).filter_map(|row| row.release.clone());
-        if let Err(error) = self.0.parts.engine.keep_releases(&releases.collect()).await {
-            tracing::warn!(error = chain(&error), "what instances may have to go back to is not kept");
-        }
         self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let now_ms = self.0.parts.registry.now_ms();
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
@@ -328,6 +323,11 @@ impl Reconciler {
             );
         }
         *orphans = units.into_keys().collect();
+        // Whatever anybody was healthy with last they may have to go back to.
+        let releases = rows.iter().filter(|row| row.phase != Phase::Deleted).filter_map(|row| row.release.clone());
+        if let Err(error) = self.0.parts.engine.keep_releases(&releases.collect()).await {
+            tracing::warn!(error = chain(&error), "what instances may have to go back to is not kept");
+        }
     }
 
     /// Whether a settled instance's unit is not what it was settled with.

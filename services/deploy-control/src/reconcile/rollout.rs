@@ -141,6 +141,15 @@ impl Rollouts {
         }
     }
 
+    /// Whether [`Rollouts::try_admit`] would give somebody this release now.
+    pub(super) fn has_room(&self, release: &str) -> bool {
+        match self.stage(release) {
+            Stage::Wide => true,
+            Stage::Canaries => self.canary.available_permits() > 0,
+            Stage::Halted => false,
+        }
+    }
+
     /// Waits for a turn to go down for something else of ours: other limits, say.
     pub(super) async fn admit_other(&self) -> Option<SemaphorePermit<'_>> {
         self.others.acquire().await.ok()

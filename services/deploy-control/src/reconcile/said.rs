@@ -14,8 +14,9 @@ const BLOT: &str = "[…]";
 /// A run of letters and digits of this length is no word of any language.
 const LONG: usize = 20;
 /// What is followed by a secret, whatever that looks like.
-const NAMES: [&str; 9] =
-    ["password", "passwd", "secret", "token", "key", "apikey", "authorization", "bearer", "cookie"];
+const NAMES: [&str; 8] = ["password", "passwd", "pwd", "pass", "secret", "token", "key", "bearer"];
+/// What is followed by secrets up to the end of the line.
+const LISTS: [&str; 2] = ["authorization", "cookie"];
 
 impl Inner {
     /// The last lines of an instance's program, without what they must not hold; none where they cannot be had.
@@ -40,33 +41,59 @@ fn line(said: &str) -> String {
     let mut safe = String::new();
     // Of a name that is followed by a secret; what stands between the two, such as `":"`, does not count.
     let mut named = false;
-    let is_in_word = |c: char| c.is_alphanumeric() || "-_+/.~%".contains(c);
-    let mut rest = plain(said);
+    // Of one that is followed by several.
+    let mut listed = false;
+    let mut rest = without_userinfo(&plain(said));
     while let Some(first) = rest.chars().next() {
         let end = rest.find(|c| is_in_word(c) != is_in_word(first)).unwrap_or(rest.len());
         let word: String = rest.drain(..end).collect();
         if !is_in_word(first) {
             // Another member, or another sentence.
-            named &= !word.contains([',', ';', '}', '\n']);
+            named &= !word.contains([',', ';', '}']);
             safe.push_str(&word);
-            continue;
-        }
-        let lower = word.to_ascii_lowercase();
-        let names = NAMES.iter().any(|name| lower.split(['-', '_', '.', '/']).any(|part| part == *name));
-        if names && !is_token(&word) {
+        } else if listed && !word.eq_ignore_ascii_case("bearer") {
+            safe.push_str(BLOT);
+        } else if is_token(&word) {
+            safe.push_str(BLOT);
+        } else if ends_with_one_of(&word, &LISTS) {
+            listed = true;
+            safe.push_str(&word);
+        } else if ends_with_one_of(&word, &NAMES) {
             named = true;
             safe.push_str(&word);
-        } else if named || is_token(&word) {
-            // `Authorization: Bearer …` has two.
-            safe.push_str(BLOT);
         } else {
-            safe.push_str(&word);
+            safe.push_str(if named { BLOT } else { &word });
         }
     }
     match safe.char_indices().nth(LENGTH) {
         Some((end, _)) => format!("{}…", &safe[..end]),
         None => safe,
     }
+}
+
+fn is_in_word(c: char) -> bool {
+    c.is_alphanumeric() || "-_+/.~%".contains(c)
+}
+
+/// Whether a part of a name such as `client_secret`, `accessToken` or `X-Api-Key` ends with one of these.
+fn ends_with_one_of(word: &str, names: &[&str]) -> bool {
+    let lower = word.to_ascii_lowercase();
+    lower.split(['-', '_', '.', '/']).any(|part| names.iter().any(|name| part.ends_with(name)))
+}
+
+/// Without who signs in in a URL, and with what.
+fn without_userinfo(said: &str) -> String {
+    let mut pieces = said.split("://");
+    let mut safe = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let authority = piece.find(['/', '?', '#', ' ', '"', '\'']).unwrap_or(piece.len());
+        let host = piece[..authority].rfind('@').map_or(0, |at| at + 1);
+        safe.push_str("://");
+        safe.push_str(if host > 0 { BLOT } else { "" });
+        safe.push_str(if host > 0 { "@" } else { "" });
+        safe.push_str(&piece[host..]);
+    }
+    safe
 }
 
 /// Without colours and other control characters.
@@ -90,13 +117,15 @@ fn is_token(word: &str) -> bool {
     if ["sk-", "pk-", "eyJ", "ghp_", "xox"].iter().any(|start| word.starts_with(start)) {
         return true;
     }
-    // A path is not one for being long, but what is in it may be.
-    word.split(['/', '.']).any(|part| {
-        let digits = part.chars().filter(char::is_ascii_digit).count();
-        let letters = part.chars().filter(char::is_ascii_alphabetic).count();
-        let mixed = part.contains(char::is_uppercase) && part.contains(char::is_lowercase);
-        part.len() >= LONG && letters > 0 && (digits > 2 || (mixed && digits > 0)) && part.len() - digits - letters <= 5
-    })
+    // A path is not one for being long, but what is in it may be. A slash is also a digit of base64.
+    word.split(['/', '.']).any(is_made) || (!word.starts_with('/') && !word.contains('.') && is_made(word))
+}
+
+fn is_made(part: &str) -> bool {
+    let digits = part.chars().filter(char::is_ascii_digit).count();
+    let letters = part.chars().filter(char::is_ascii_alphabetic).count();
+    let mixed = part.contains(char::is_uppercase) && part.contains(char::is_lowercase);
+    part.len() >= LONG && letters > 0 && (digits > 2 || (mixed && digits > 0)) && part.len() - digits - letters <= 5
 }
 
 #[cfg(test)]
@@ -115,6 +144,16 @@ mod tests {
             ("PASSWORD=hunter2; retrying", "PASSWORD=[…]; retrying"),
             ("got 0123456789abcdef0123456789abcdef", "got […]"),
             ("eyJhbGciOiJub25lIn0.e30. was refused", "[…] was refused"),
+            ("connecting to postgres://app:hunter2@db/notes failed", "connecting to postgres://[…]@db/notes failed"),
+            ("see https://notes.example/a@b", "see https://notes.example/a@b"),
+            (r#"{"accessToken":"short","name":"n"}"#, r#"{"accessToken":"[…]","name":"n"}"#),
+            ("DB_PASS=hunter2 and clientSecret: x1", "DB_PASS=[…] […] clientSecret: […]"),
+            ("Cookie: a=b; session=abc", "Cookie: […]=[…]; […]=[…]"),
+            ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY1 it said", "[…] it said"),
+            (
+                "no such file: /usr/lib/notes/plugins/1.2.3/spell.so",
+                "no such file: /usr/lib/notes/plugins/1.2.3/spell.so",
+            ),
         ] {
             assert_eq!(line(said), kept);
         }

@@ -12,7 +12,7 @@ use super::{
     worker::{Next, Worker},
 };
 use crate::{
-    engine::{ErrorKind, NotRelease, UnitState},
+    engine::{ErrorKind, NotRelease, Unit, UnitState},
     plan::{Observed, Seen, Step},
     registry::Row,
 };
@@ -69,6 +69,8 @@ impl Worker<'_> {
 /// A turn to be down for something of ours, until it is up again, whatever comes in between.
 pub(super) struct Renewal<'a> {
     _permit: SemaphorePermit<'a>,
+    /// The release that it goes down for, where it is one.
+    release: Option<String>,
     /// The wish that it goes back to.
     generation: i64,
 }
@@ -78,8 +80,8 @@ impl<'a> Worker<'a> {
     pub(super) async fn take_renewal(&mut self, row: &Row, seen: &Observed) -> Result<(), Failure> {
         if self.renewal.is_none() {
             let inner: &'a Inner = self.inner;
-            let permit = inner.renewal(row, seen).await?;
-            self.renewal = permit.map(|permit| Renewal { _permit: permit, generation: row.generation });
+            let (permit, release) = inner.renewal(row, seen).await?;
+            self.renewal = permit.map(|permit| Renewal { _permit: permit, release, generation: row.generation });
         }
         Ok(())
     }
@@ -95,22 +97,19 @@ impl<'a> Worker<'a> {
     /// Which release it is not made from this time: one that others try at the moment, or that went back from too many. It
     /// comes up with what it ran before, and gets the other in its turn.
     pub(super) async fn hold_back(&mut self, row: &Row, steps: &[Step]) -> Result<Option<NotRelease>, Failure> {
-        let Some(before) = row.release.as_ref().filter(|_| steps.contains(&Step::Create) && self.renewal.is_none())
-        else {
+        if !steps.contains(&Step::Create) {
             return Ok(None);
-        };
+        }
         let inner: &'a Inner = self.inner;
-        let newest = match inner.parts.engine.release(&inner.spec(row)?).await {
-            Ok(Some(newest)) if newest != *before => newest,
-            Ok(_) => return Ok(None),
-            // That is for whoever makes it to say.
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some((before, newest)) = inner.other_release(row).await? else { return Ok(None) };
+        if self.renewal.as_ref().is_some_and(|renewal| renewal.release.as_ref() == Some(&newest)) {
+            return Ok(None);
+        }
         match inner.rollouts.try_admit(&newest) {
             Admission::Free => Ok(None),
             Admission::Tries(permit) => {
-                self.renewal = Some(Renewal { _permit: permit, generation: row.generation });
+                let (release, generation) = (Some(newest), row.generation);
+                self.renewal = Some(Renewal { _permit: permit, release, generation });
                 Ok(None)
             }
             Admission::Later => Ok(Some(NotRelease { refused: newest, instead: before.clone() })),
@@ -135,8 +134,39 @@ impl Worker<'_> {
 }
 
 impl Inner {
-    /// Waits for its turn to go down for something of ours.
-    pub(super) async fn renewal(&self, row: &Row, seen: &Observed) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+    /// The release that an instance ran, and the other one that it would be made from now.
+    async fn other_release(&self, row: &Row) -> Result<Option<(String, String)>, Failure> {
+        let Some(before) = &row.release else { return Ok(None) };
+        match self.parts.engine.release(&self.spec(row)?).await {
+            Ok(newest) => Ok(newest.filter(|newest| newest != before).map(|newest| (before.clone(), newest))),
+            // That is for whoever makes it to say.
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a unit is not made from the newest release because it was held back, or would be again, and so goes on as it
+    /// is for now. One that is settled is not: it waits for its turn as it runs.
+    pub(super) async fn is_held_back(&self, row: &Row, unit: &Unit, has_turn: bool) -> Result<bool, Failure> {
+        let is_settled = row.phase == Phase::Ready && unit.run.is_some() && unit.run == row.ready_run;
+        if is_settled || has_turn || unit.release != row.release {
+            return Ok(false);
+        }
+        let Some((before, newest)) = self.other_release(row).await? else { return Ok(false) };
+        if !unit.is_up() && self.rollouts.has_room(&newest) {
+            return Ok(false);
+        }
+        let mut spec = self.spec(row)?;
+        spec.not = Some(NotRelease { refused: newest, instead: before });
+        Ok(self.parts.engine.fingerprint(&spec).await? == unit.fingerprint)
+    }
+
+    /// Waits for its turn to go down for something of ours; the release, where it is for one.
+    async fn renewal(
+        &self,
+        row: &Row,
+        seen: &Observed,
+    ) -> Result<(Option<SemaphorePermit<'_>>, Option<String>), Failure> {
         let runs = match &seen.unit {
             Seen::Unit { unit, .. } => unit.release.as_ref(),
             _ => None,
@@ -148,9 +178,9 @@ impl Inner {
                 if let Some(before) = &row.release {
                     self.parts.engine.keep_release(before).await?;
                 }
-                Ok(Some(turn))
+                Ok((Some(turn), Some(release)))
             }
-            None => Ok(self.rollouts.admit_other().await),
+            None => Ok((self.rollouts.admit_other().await, None)),
         }
     }
 }

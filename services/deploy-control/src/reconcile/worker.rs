@@ -234,7 +234,7 @@ impl Worker<'_> {
                 Next::After(Duration::from_millis(u64::try_from(wait).unwrap_or(0)))
             }
             [Step::LoseEngine] => self.lose_engine(row).await,
-            steps => {
+            mut steps => {
                 // Before anything is taken down or made for it.
                 if steps.contains(&Step::Start) {
                     let passed = tokio::select! {
@@ -270,8 +270,18 @@ impl Worker<'_> {
                             return Next::After(self.away.next(&self.inner.parts.entropy));
                         }
                     }
-                } else if let Some(next) = self.line_up(&row, &seen, steps).await {
-                    return next;
+                } else {
+                    // Nobody else waits in line for as long as somebody is in the middle of something here.
+                    if let Some(at) = steps.iter().position(|step| *step == Step::Drain) {
+                        match self.take(&mut row, &steps[..=at]).await {
+                            Ok(()) => steps = &steps[at + 1..],
+                            Err((_, Stop::Superseded)) => return Next::Anew,
+                            Err((step, Stop::Failed(failure))) => return self.failed(row, Some(step), failure).await,
+                        }
+                    }
+                    if let Some(next) = self.line_up(&row, &seen, steps).await {
+                        return next;
+                    }
                 }
                 self.held_back = match self.hold_back(&row, steps).await {
                     Ok(held_back) => held_back,
@@ -331,20 +341,21 @@ impl Worker<'_> {
                 _ if row.desired != Desired::Running => kept,
                 Err(_) => kept,
                 Ok(spec) => match engine.fingerprint(&spec).await {
-                    Ok(fingerprint) => fingerprint == unit.fingerprint,
+                    Ok(fingerprint) if fingerprint == unit.fingerprint => true,
+                    Ok(_) => self.inner.is_held_back(row, &unit, self.renewal.is_some()).await?,
                     Err(error) if error.kind == ErrorKind::NotFound => kept,
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 },
             };
-            Ok(Seen::Unit { unit, current })
+            Ok::<_, Failure>(Seen::Unit { unit, current })
         };
         match looked.await {
-            Err(error) if error.kind == ErrorKind::Unavailable => {
-                metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+            // Counted where it became a failure.
+            Err(error) if error.is_engine_lost() => {
                 tracing::debug!(error = chain(&error), "the engine cannot be asked");
                 Ok(Seen::Unknown)
             }
-            looked => Ok(looked?),
+            looked => looked,
         }
     }
 

@@ -352,6 +352,8 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
         Wish::Undelete => {
             row.desired = row.before_deletion.take().unwrap_or(Desired::Running);
             row.deletion = None;
+            // It may never have been down, and what it was told last it hears at its start.
+            row.restart_generation += 1;
             row.phase = if row.desired == Desired::Running { Phase::Accepted } else { Phase::Stopping };
             EventCode::UndeleteRequested
         }

@@ -32,9 +32,13 @@ impl Docker {
         }
         for image in named.iter().filter(|image| !ids.contains(&image.id)) {
             // Nothing but its last name keeps somebody else's image, and that is not ours to remove.
-            let is_ours = image.labels.get(LABEL_STACK) == Some(&self.prefix);
-            if !is_ours && image.repo_tags.len() < 2 {
-                continue;
+            if image.labels.get(LABEL_STACK) != Some(&self.prefix) {
+                // The list has only the names that were asked for.
+                let tried = format!("looking for the image {}", image.id);
+                let found = within(ASK, &tried, client.inspect_image(&image.id)).await?;
+                if found.repo_tags.is_none_or(|names| names.len() < 2) {
+                    continue;
+                }
             }
             let name = format!("{}:{}", self.repository(), short_release(&image.id));
             let options = RemoveImageOptionsBuilder::new().build();

@@ -173,7 +173,7 @@ async fn what_runs_well_is_not_taken_down_for_what_is_not_there() {
     world.engine.set_image_missing(true);
     let service = world.start().await;
     let looks = world.engine.count("observe", alice.id);
-    until("it was looked at", || world.engine.count("observe", alice.id) > looks + 8).await;
+    until("it was looked at", || world.engine.count("observe", alice.id) > looks + 3).await;
     assert!(world.engine.is_running(alice.id));
     let instance = service.instance(&alice).await;
     assert_eq!((instance.phase, instance.error), (Phase::Ready, None));

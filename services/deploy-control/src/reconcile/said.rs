@@ -51,9 +51,7 @@ fn line(said: &str) -> String {
             // Another member, or another sentence.
             named &= !word.contains([',', ';', '}']);
             safe.push_str(&word);
-        } else if listed && !word.eq_ignore_ascii_case("bearer") {
-            safe.push_str(BLOT);
-        } else if is_token(&word) {
+        } else if is_token(&word) || (listed && !word.eq_ignore_ascii_case("bearer")) {
             safe.push_str(BLOT);
         } else if ends_with_one_of(&word, &LISTS) {
             listed = true;

@@ -74,6 +74,11 @@ impl Fault {
     }
 }
 
+/// Nobody can write anything to speak of into less.
+const FULL: u64 = 256 << 10;
+/// So often it is tried to take all of it: what could be taken only in part counts to the file's length bit by bit.
+const FILLS: usize = 64;
+
 /// A file system that has no room; it has again when this is dropped or [freed](Filled::free).
 pub struct Filled(PathBuf);
 
@@ -86,17 +91,17 @@ impl Filled {
         // Another may be there still.
         let this = Self(folder.join(format!(".filler-{}", Entropy::system().token())));
         let file = fs::File::options().create(true).append(true).open(&this.0)?;
-        // Whatever is freed meanwhile is taken too, down to the last block.
-        for _ in 0..4 {
+        // Whatever is freed meanwhile is taken too, down to the last block: what somebody gave back just before comes late.
+        for _ in 0..FILLS {
             let room = free_bytes(folder);
-            if room == 0 {
+            if room < FULL {
                 break;
             }
             let length = file.metadata()?.len();
             // Whatever of it there is not any more.
             let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), length, room);
         }
-        ensure!(free_bytes(folder) < 256 << 10, "{} bytes are still free", free_bytes(folder));
+        ensure!(free_bytes(folder) < FULL, "{} bytes are still free", free_bytes(folder));
         Ok(this)
     }
 

@@ -2,6 +2,7 @@
 //! without the host's engine noticing anything.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsFd,
@@ -29,6 +30,8 @@ pub struct OwnEngine {
     containerd: Child,
     dockerd: Option<Child>,
     relays: Vec<oneshot::Sender<()>>,
+    /// Where on this host's loopback addresses of its own answer.
+    reached: HashMap<SocketAddr, SocketAddr>,
     /// What of this host's files it needed.
     _ids: Option<SubordinateIds>,
 }
@@ -128,7 +131,15 @@ impl OwnEngine {
             anyhow::Ok(at("containerd.sock").exists().then_some(()))
         })
         .await?;
-        let mut this = Self { name: name.to_owned(), containerd, dockerd: None, relays: Vec::new(), dir, _ids: ids };
+        let mut this = Self {
+            name: name.to_owned(),
+            containerd,
+            dockerd: None,
+            relays: Vec::new(),
+            reached: HashMap::new(),
+            dir,
+            _ids: ids,
+        };
         this.start_again().await?;
         Ok(this)
     }
@@ -203,9 +214,13 @@ impl OwnEngine {
     /// # Errors
     /// When no port can be had.
     pub async fn reach(&mut self, there: SocketAddr) -> anyhow::Result<SocketAddr> {
+        if let Some(here) = self.reached.get(&there) {
+            return Ok(*here);
+        }
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let here = listener.local_addr()?;
         self.relay_to(listener, there)?;
+        self.reached.insert(there, here);
         Ok(here)
     }
 

@@ -58,13 +58,12 @@ async fn measure() {
 
 /// Starts the service and waits until everything is in order; processor and wall time, in seconds.
 async fn pass(world: &World) -> (f64, f64) {
-    let looks: usize = world.engine.units().iter().map(|unit| world.engine.count("observe", unit.id)).sum();
+    let looks = world.engine.count_all("observe");
     let (cpu, begun) = (processor(), Instant::now());
     let service = world.start().await;
     // Each is looked at once at the least.
     eventually(async || {
-        let units = world.engine.units();
-        let now: usize = units.iter().map(|unit| world.engine.count("observe", unit.id)).sum();
+        let now = world.engine.count_all("observe");
         if now >= looks + ROWS { Ok(()) } else { Err(format!("{} looks", now - looks)) }
     })
     .await;
@@ -76,7 +75,7 @@ async fn pass(world: &World) -> (f64, f64) {
 
 async fn all_up(world: &World, service: &Running) {
     eventually(async || {
-        let running = world.engine.units().iter().filter(|unit| world.engine.is_running(unit.id)).count();
+        let running = world.engine.running();
         if running < ROWS {
             return Err(format!("{running} run"));
         }

@@ -164,6 +164,16 @@ impl Simulated {
         self.state().calls.iter().filter(|(name, of)| *name == call && *of == id).count()
     }
 
+    /// How often a call of this name was made, for whomever.
+    pub fn count_all(&self, call: &str) -> usize {
+        self.state().calls.iter().filter(|(name, _)| *name == call).count()
+    }
+
+    /// How many units run.
+    pub fn running(&self) -> usize {
+        self.state().units.values().filter(|unit| unit.state == UnitState::Running).count()
+    }
+
     /// Whether an instance's unit runs.
     pub fn is_running(&self, id: InstanceId) -> bool {
         self.state().units.get(&id).is_some_and(|unit| unit.state == UnitState::Running)

@@ -29,6 +29,15 @@ async fn count(service: &Running, people: &[Person], code: EventCode) -> usize {
     count
 }
 
+/// Waits until exactly one of them went back from a release.
+async fn one_went_back(service: &Running, people: &[Person]) {
+    support::eventually(async || {
+        let back = count(service, people, EventCode::ReleaseRolledBack).await;
+        (back == 1).then_some(()).ok_or_else(|| format!("{back} went back"))
+    })
+    .await;
+}
+
 fn all_run(world: &World, people: &[Person], release: &str) -> bool {
     let units = world.engine.units();
     people.iter().all(|person| {
@@ -49,11 +58,7 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
         world.engine.set_image("new");
         world.engine.break_image("new");
         let service = world.start().await;
-        support::eventually(async || {
-            let back = count(&service, &people, EventCode::ReleaseRolledBack).await;
-            (back == 1).then_some(()).ok_or_else(|| format!("{back} went back"))
-        })
-        .await;
+        one_went_back(&service, &people).await;
         until("everybody has the old one", || all_run(&world, &people, "old")).await;
         assert_eq!(world.engine.kept(), BTreeSet::from(["old".to_owned()]), "where they go back to");
         for person in &people {
@@ -206,11 +211,7 @@ async fn one_that_is_deleted_keeps_nobody_from_another_try() {
     service.settled(&back, Phase::PendingDeletion).await;
     // It is nobody's any more who went back: it is tried again, by one.
     let others: Vec<_> = people.iter().filter(|person| person.id != back.id).cloned().collect();
-    support::eventually(async || {
-        let tried = count(&service, &others, EventCode::ReleaseRolledBack).await;
-        (tried == 1).then_some(()).ok_or_else(|| format!("{tried} tried it"))
-    })
-    .await;
+    one_went_back(&service, &others).await;
     let (status, upgrade) = service.post::<Upgrade>("/api/upgrade", &serde_json::json!({})).await;
     assert_eq!((status, upgrade), (http::StatusCode::ACCEPTED, Upgrade { again: 1 }));
 }
@@ -225,11 +226,7 @@ async fn one_that_was_held_back_goes_on_as_it_is_whatever_comes_in_between() {
     world.engine.set_image("new");
     world.engine.break_image("new");
     let service = world.start().await;
-    support::eventually(async || {
-        let back = count(&service, &people, EventCode::ReleaseRolledBack).await;
-        (back == 1).then_some(()).ok_or_else(|| format!("{back} went back"))
-    })
-    .await;
+    one_went_back(&service, &people).await;
     for person in &people {
         service.settled(person, Phase::Ready).await;
     }

@@ -366,24 +366,25 @@ impl Folders {
         let (this, row) = (self.clone(), row.clone());
         blocking(move || {
             let id = row.id;
-            let complete = this.folders(&row).all(|folder| folder.exists());
-            let owned =
-                this.folders(&row).all(|folder| !folder.exists() || folder.is_as_it_must()) && this.owns_data(&row)?;
+            let looks: Vec<_> = this.folders(&row).map(|folder| folder.look()).collect();
+            let complete = looks.iter().all(Option::is_some);
+            let owned = looks.iter().all(|is_as_it_must| is_as_it_must.unwrap_or(true)) && this.owns_data(&row)?;
             let current = this.read(id, "config.json")?;
             let written = current.as_ref().map(|there| there.generation);
             let config = match current {
                 Some(_) if !this.can_read_config(&row)? => None,
                 Some(there) => {
                     let expected = this.config(&row, there.generation, there.provider.clone());
-                    (serde_json::to_value(&there)? == serde_json::to_value(&expected)?).then_some(there.generation)
+                    (serde_json::to_vec(&there)? == serde_json::to_vec(&expected)?).then_some(there.generation)
                 }
                 None => None,
             };
-            let blank = match this.instances.meta(format!("{id}/config/config.json")) {
-                Ok(_) => false,
-                Err(beneath::Error::NotFound { .. }) => true,
-                Err(error) => return Err(error.into()),
-            };
+            let blank = written.is_none()
+                && match this.instances.meta(format!("{id}/config/config.json")) {
+                    Ok(_) => false,
+                    Err(beneath::Error::NotFound { .. }) => true,
+                    Err(error) => return Err(error.into()),
+                };
             Ok(Seen {
                 complete,
                 owned,

@@ -72,6 +72,9 @@ pub enum Step {
         /// Whether it is wanted up afterwards.
         then_up: bool,
     },
+    /// Stop its unit, which runs and cannot be reached any more, and count it as one that came down by itself. One step: what
+    /// was only told before a crash would be taken for a start that is still under way.
+    TakeDown,
     /// Let nobody new to it, and wait for a while until whatever is under way is over.
     Drain,
     /// Make sure that nobody uses it, and that the router asks before anybody does.
@@ -353,7 +356,7 @@ fn up(row: &Row, seen: &Observed, unit: Option<&Unit>, current: bool, now_ms: i6
     let resumes = state == Some(UnitState::Paused) && known_run && row.has_its_owner() && !must_go_down;
     if running && known_run && !seen.socket && !must_go_down {
         // It had one. Whoever took it away, perhaps the instance itself, it is as good as down.
-        return vec![Step::NoteDown, Step::Stop { then_up: true }];
+        return vec![Step::TakeDown];
     }
 
     let mut steps = alive(seen, Vec::new());

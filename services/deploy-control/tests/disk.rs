@@ -152,6 +152,23 @@ async fn a_higher_limit_lets_it_start_again() {
 }
 
 #[tokio::test]
+async fn who_wants_it_up_while_it_is_taken_down_for_it_is_heard() {
+    let mut world = sqlite_world().await;
+    limited(&mut world, Some(2));
+    let (service, alice) = ready(&world, "alice").await;
+    world.engine.hold("stop");
+    let big = data(&world, &alice).join("big");
+    fs::write(&big, vec![1; 4 * MB as usize]).unwrap();
+    until("stopped", || world.engine.is_holding("stop")).await;
+    // It is given up already, and that is what its owner sees.
+    assert_eq!(service.instance(&alice).await.phase, Phase::Failed);
+    fs::remove_file(big).unwrap();
+    assert_eq!(service.wish(&alice, "start").await.generation, 2);
+    world.engine.release();
+    service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
 async fn less_data_from_an_archive_is_a_way_out() {
     let mut world = sqlite_world().await;
     limited(&mut world, Some(2));

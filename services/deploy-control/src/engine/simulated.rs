@@ -159,6 +159,11 @@ impl Simulated {
         self.state().units.values().cloned().collect()
     }
 
+    /// The run of an instance's unit.
+    pub fn run(&self, id: InstanceId) -> Option<String> {
+        self.state().units.get(&id)?.run.clone()
+    }
+
     /// How often a call of this name was made for an instance.
     pub fn count(&self, call: &str, id: InstanceId) -> usize {
         self.state().calls.iter().filter(|(name, of)| *name == call && *of == id).count()

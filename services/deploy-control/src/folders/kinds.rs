@@ -1,5 +1,7 @@
 //! The four folders of a unit, and what each must be.
 
+use beneath::EntryKind;
+
 use super::{SERVICES, files::Files};
 
 /// One of an instance's folders.
@@ -14,15 +16,20 @@ pub(super) struct Folder<'a> {
 
 impl Folder<'_> {
     pub(super) fn exists(&self) -> bool {
-        self.root.dir(&self.path).is_ok()
+        self.look().is_some()
     }
 
     /// Whether it has its owner, and the rights that whoever uses it needs. What an instance does to a folder of its own
     /// beyond that is its own affair.
     pub(super) fn is_as_it_must(&self) -> bool {
-        let Ok(meta) = self.root.meta(&self.path) else { return false };
+        self.look() == Some(true)
+    }
+
+    /// Whether it [is as it must be](Self::is_as_it_must); `None` when there is no such folder.
+    pub(super) fn look(&self) -> Option<bool> {
+        let meta = self.root.meta(&self.path).ok().filter(|meta| meta.kind == EntryKind::Directory)?;
         let mode = if self.theirs || self.owner.is_none() { meta.mode & self.mode } else { meta.mode };
-        mode == self.mode && self.owner.is_none_or(|owner| owner == meta.owner)
+        Some(mode == self.mode && self.owner.is_none_or(|owner| owner == meta.owner))
     }
 }
 

@@ -58,7 +58,13 @@ impl Worker<'_> {
             && matches!(
                 step,
                 Some(
-                    Step::Start | Step::Begin | Step::Resume | Step::Pause | Step::Stop { .. } | Step::AwaitHealthy(_)
+                    Step::Start
+                        | Step::Begin
+                        | Step::Resume
+                        | Step::Pause
+                        | Step::Stop { .. }
+                        | Step::TakeDown
+                        | Step::AwaitHealthy(_)
                 )
             )
         {
@@ -126,7 +132,10 @@ impl Worker<'_> {
             };
             match self.inner.write(&row, &progress).await {
                 // Neither heeds when it is to be tried again.
-                Ok(Some(row)) if matches!(failure, Failure::Endless) || matches!(step, Some(Step::Stop { .. })) => {
+                Ok(Some(row))
+                    if matches!(failure, Failure::Endless)
+                        || matches!(step, Some(Step::Stop { .. } | Step::TakeDown)) =>
+                {
                     let wait = row.next_attempt_at_ms.saturating_sub(self.inner.parts.registry.now_ms());
                     let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
                     return Next::After(wait.max(self.away.next(&self.inner.parts.entropy)));

@@ -16,7 +16,8 @@ mod turn;
 mod worker;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use contracts::{
     InstanceId,
     deploy::{Phase, Waiting},
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::BoxStream};
 use service::Shutdown;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -37,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     chain,
     config::ReconcileConfig,
-    engine::{Engine, ErrorKind, InstanceSpec, Program, Unit, UnitState},
+    engine::{Engine, ErrorKind, Hint, InstanceSpec, Program, Unit, UnitState},
     folders::Folders,
     hub::Hub,
     passage::Gate,
@@ -145,6 +146,22 @@ impl Reconciler {
         self.mailbox(id).look();
     }
 
+    /// The same, for one whose row was read just now: its worker, where it has none yet, begins with that.
+    fn nudge_with(&self, row: Row) {
+        let id = row.id;
+        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        match workers.entry(id) {
+            Entry::Vacant(entry) => {
+                let mailbox = entry.insert(Arc::default()).clone();
+                self.0.tasks.spawn(worker::run(self.clone(), id, mailbox, Some(row)));
+            }
+            Entry::Occupied(entry) => {
+                entry.get().dirty();
+                entry.get().look();
+            }
+        }
+    }
+
     /// Looks at every instance that is not settled: something they may be waiting for has come back.
     pub async fn nudge_waiting(&self) {
         match self.0.parts.registry.all().await {
@@ -164,7 +181,7 @@ impl Reconciler {
             Ok(rows) => {
                 // What is known of releases, before anybody goes down for one.
                 rows.iter().for_each(|row| self.0.rollouts.note(row));
-                rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
+                rows.into_iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge_with(row));
             }
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
@@ -201,7 +218,7 @@ impl Reconciler {
         let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let mailbox = workers.entry(id).or_insert_with(|| {
             let mailbox = Arc::new(Mailbox::default());
-            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox.clone()));
+            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox.clone(), None));
             mailbox
         });
         mailbox.dirty();
@@ -234,17 +251,17 @@ impl Reconciler {
                     backoff.reset();
                     self.0.parts.hub.engine_is_away(false);
                     // Listening first, then looking: nothing happens unseen in between.
-                    self.look_at_everything(&mut orphans).await;
+                    let mut listens = self.look_and_listen(&mut orphans, &mut hints).await;
                     let mut timer = tokio::time::interval(self.0.parts.config.resync);
                     timer.reset();
-                    loop {
+                    while listens {
                         tokio::select! {
                             () = stop.cancelled() => return,
-                            _ = timer.tick() => self.look_at_everything(&mut orphans).await,
+                            _ = timer.tick() => listens = self.look_and_listen(&mut orphans, &mut hints).await,
                             () = plans.changed() => self.nudge_all().await,
                             hint = hints.next() => match hint {
                                 Some(hint) => self.nudge(hint.0),
-                                None => break,
+                                None => listens = false,
                             },
                         }
                     }
@@ -261,6 +278,23 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(backoff.next(&self.0.parts.entropy)) => {}
+            }
+        }
+    }
+
+    /// Looks at everything, and heeds hints meanwhile; false when they broke off.
+    async fn look_and_listen(&self, orphans: &mut HashSet<InstanceId>, hints: &mut BoxStream<'static, Hint>) -> bool {
+        let mut looking = pin!(self.look_at_everything(orphans));
+        loop {
+            tokio::select! {
+                () = &mut looking => return true,
+                hint = hints.next() => match hint {
+                    Some(hint) => self.nudge(hint.0),
+                    None => {
+                        looking.await;
+                        return false;
+                    }
+                },
             }
         }
     }

@@ -347,6 +347,24 @@ proptest! {
     }
 
     #[test]
+    fn what_runs_and_is_not_reached_any_more_is_taken_down_whatever_comes_in_between(
+        mut world in worlds().prop_filter("wanted up", |world| world.row.desired == Desired::Running),
+        interruptions in vec((0_usize..6, any::<bool>()), 0..8),
+    ) {
+        world.row.sleep = Sleep::Awake;
+        world.settles();
+        prop_assume!(world.row.phase == Phase::Ready);
+        (world.socket, world.failures, world.row.attempts) = (false, 0, 0);
+        let before = world.unit.as_ref().map(|unit| unit.run);
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(world.unit.as_ref().map(|unit| unit.run) != before, "{world:?}");
+        // Nobody waits in vain for it to answer.
+        prop_assert_eq!(world.failures, 0);
+    }
+
+    #[test]
     fn an_undisturbed_way_is_straight(mut world in worlds()) {
         // What runs and was never found healthy may have been started before the configuration was exchanged.
         // So may whatever runs beside a configuration that the row does not know.

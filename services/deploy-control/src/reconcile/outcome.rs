@@ -50,7 +50,9 @@ pub(super) fn before(row: &Row, step: &Step) -> Progress {
         Step::Start | Step::Begin => coming_up(Phase::Starting),
         Step::AwaitHealthy(_) if row.phase != Phase::Starting => coming_up(Phase::Starting),
         Step::Register => phase(Phase::Registering),
-        Step::Drain | Step::Stop { then_up: true } => coming_up(Phase::Stopping),
+        Step::Drain | Step::TakeDown | Step::Stop { then_up: true } => coming_up(Phase::Stopping),
+        // It is given up, and stays so meanwhile: whoever wants it up again is heard, and a crash gives it no other try.
+        Step::Stop { then_up: false } if row.phase == Phase::Failed => Progress::default(),
         Step::Stop { then_up: false } => phase(Phase::Stopping),
         Step::PutTombstone(until) => Progress { data_until_ms: Some(*until), ..Progress::default() },
         _ => Progress::default(),
@@ -78,7 +80,7 @@ pub(super) fn after(row: &Row, step: &Step, context: &Context<'_>) -> Progress {
             ready: Some(None),
             ..Progress::default()
         },
-        Step::NoteDown => came_down(row, context),
+        Step::NoteDown | Step::TakeDown => came_down(row, context),
         Step::Adopt(generation) => Progress {
             config_generation: Some(*generation),
             applied_config_generation: Some(*generation),

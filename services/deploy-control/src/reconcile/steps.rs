@@ -55,7 +55,7 @@ impl Inner {
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
-            Step::Stop { .. } => engine.stop(row.id).await?,
+            Step::Stop { .. } | Step::TakeDown => engine.stop(row.id).await?,
             Step::Remove => engine.remove(row.id).await?,
             Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
             Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,

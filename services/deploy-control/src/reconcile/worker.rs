@@ -96,7 +96,8 @@ impl<E: Into<Failure>> From<E> for Stop {
     }
 }
 
-pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>) {
+/// Works until nothing is left to do. `first`: its row, which was read when nothing had come yet.
+pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>, mut first: Option<Row>) {
     let inner = reconciler.0.clone();
     let span = tracing::info_span!("reconcile", instance = %id);
     let mut worker = Worker {
@@ -119,8 +120,11 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
     let work = async {
         let mut plans = 0;
         loop {
-            mailbox.clear();
-            let next = worker.round(id, plans >= PLANS).await;
+            let first = first.take();
+            if first.is_none() {
+                mailbox.clear();
+            }
+            let next = worker.round(id, first, plans >= PLANS).await;
             plans = if matches!(next, Next::Again) { plans + 1 } else { 0 };
             match next {
                 Next::Again | Next::Anew => {}
@@ -172,13 +176,19 @@ pub(super) struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn round(&mut self, id: InstanceId, endless: bool) -> Next {
+    async fn round(&mut self, id: InstanceId, first: Option<Row>, endless: bool) -> Next {
         self.pending = Progress::default();
         self.healthy = None;
-        let mut row = match self.inner.read(id).await {
-            Ok(row) => row,
-            Err(registry::Error::NotFound) => return Next::Rest,
-            Err(error) => return self.wait_for_registry(&error),
+        let mut row = match first {
+            Some(row) => {
+                self.inner.told(&row);
+                row
+            }
+            None => match self.inner.read(id).await {
+                Ok(row) => row,
+                Err(registry::Error::NotFound) => return Next::Rest,
+                Err(error) => return self.wait_for_registry(&error),
+            },
         };
         self.review_renewal(&row);
         if endless {
@@ -287,7 +297,7 @@ impl Worker<'_> {
                     Ok(held_back) => held_back,
                     Err(failure) => return self.failed(row, Some(Step::Create), failure).await,
                 };
-                if steps.contains(&Step::NoteDown) {
+                if steps.iter().any(|step| matches!(step, Step::NoteDown | Step::TakeDown)) {
                     self.log = self.inner.last_lines(&row).await;
                 }
                 match self.take(&mut row, steps).await {
@@ -425,7 +435,7 @@ impl Worker<'_> {
             }
         };
         // Left off, the engine would come to the end of it all the same, under the feet of who came meanwhile.
-        let whole = matches!(steps, [Step::Pause | Step::Stop { .. }]);
+        let whole = matches!(steps, [Step::Pause | Step::Stop { .. } | Step::TakeDown]);
         let both = async { tokio::join!(inner.write(row, &progress), acting) };
         let (written, acted) = tokio::select! {
             biased;
@@ -526,6 +536,7 @@ pub(super) fn step_name(step: &Step) -> &'static str {
         Step::LoseEngine => "lose_engine",
         Step::WaitUntil(_) => "wait",
         Step::NoteDown => "note_down",
+        Step::TakeDown => "take_down",
         Step::Prepare => "prepare",
         Step::Mend => "mend",
         Step::Adopt(_) => "adopt",

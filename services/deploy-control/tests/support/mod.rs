@@ -28,6 +28,9 @@ use uuid::Uuid;
 
 use neighbours::{Neighbours, Runs};
 
+/// The name of the service's threads.
+pub const SERVICE: &str = "service";
+
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// What outlives a restart of the service: engine, neighbours, database, data.
@@ -77,8 +80,8 @@ async fn make_world(store: TestStore, folder: tempfile::TempDir, data_dir: PathB
     let engine = Simulated::default();
     let units = engine.clone();
     let run_of: Runs = Arc::new(move |id| {
-        let unit = units.units().into_iter().find(|unit| unit.id == id);
-        Box::pin(async move { unit?.run })
+        let run = units.run(id);
+        Box::pin(std::future::ready(run))
     });
     let neighbours = Neighbours::start(run_of, data_dir.clone()).await;
     let env = Env::from_pairs([
@@ -142,7 +145,12 @@ pub async fn start(config: &Config, engine: Arc<dyn Engine>) -> Running {
 
 /// The same by this clock.
 pub async fn start_at(config: &Config, engine: Arc<dyn Engine>, clock: Clock) -> Running {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(SERVICE)
+        .enable_all()
+        .build()
+        .unwrap();
     let (config, stop) = (config.clone(), Shutdown::new());
     let stopping = stop.clone();
     let (to, address) = tokio::sync::oneshot::channel();

@@ -186,6 +186,11 @@ impl Neighbours {
         self.state.routes.lock().unwrap().get(&id).copied()
     }
 
+    /// How many it was told are up.
+    pub fn routed(&self) -> usize {
+        self.state.routes.lock().unwrap().values().filter(|state| **state == RouteState::Running).count()
+    }
+
     /// Says how an instance is used from now on.
     pub fn use_it(&self, id: InstanceId, used: Used) {
         self.state.uses.lock().unwrap().insert(id, used);

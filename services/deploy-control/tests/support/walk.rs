@@ -79,7 +79,7 @@ impl Ground {
         let took_all = || {
             let recorded = self.strikers.recorded();
             whole
-                .map_or(&[][..], Change::takes)
+                .map_or(&[][..], |change| change.takes(self.units_end_with_service))
                 .iter()
                 .all(|step| recorded.iter().any(|(place, _)| place.step == *step))
         };
@@ -207,9 +207,10 @@ pub async fn every_place(
     let first = ground().await;
     let recorded = walk(&first, change, &Person::named("recorded"), None).await;
     let recorded = recorded.unwrap_or_else(|why| panic!("{change:?} without a strike: {why}"));
+    let takes = change.takes(first.units_end_with_service);
     drop(first);
     let steps: BTreeSet<_> = recorded.iter().map(|(place, _)| place.step).collect();
-    for step in change.takes() {
+    for step in takes {
         assert!(steps.contains(step), "{change:?} takes {step}, but {recorded:?} was recorded");
     }
     let mut blows = VecDeque::new();

@@ -133,7 +133,7 @@ impl World {
                 assert_eq!(container.state, UnitState::Paused);
                 container.state = UnitState::Running;
             }
-            Step::Stop { .. } => {
+            Step::Stop { .. } | Step::TakeDown => {
                 let container = self.unit.as_mut().expect("only what is there is stopped");
                 assert!(container.is_up(), "only what is up is stopped");
                 container.state = UnitState::Exited;

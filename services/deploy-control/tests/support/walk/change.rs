@@ -86,7 +86,7 @@ pub enum Change {
 
 impl Change {
     /// The steps that everybody knows it takes: a recording without them is none.
-    pub fn takes(self) -> &'static [&'static str] {
+    pub fn takes(self, units_end_with_service: bool) -> &'static [&'static str] {
         match self {
             Self::SignUp => {
                 &["prepare", "use_config", "create", "identify", "start", "await_healthy", "register", "settle"]
@@ -101,7 +101,10 @@ impl Change {
             Self::Delete => &["stop", "remove", "put_tombstone", "revoke", "settle"],
             Self::Undelete => &["take_tombstone", "create", "identify", "start", "await_healthy", "register", "settle"],
             Self::Discard => &["remove", "remove_folders", "settle"],
-            Self::CameDown | Self::LostSocket => &["note_down", "start", "await_healthy", "settle"],
+            // It has ended already.
+            Self::LostSocket if units_end_with_service => &["note_down", "start", "await_healthy", "settle"],
+            Self::CameDown => &["note_down", "start", "await_healthy", "settle"],
+            Self::LostSocket => &["take_down", "start", "await_healthy", "settle"],
             Self::LostFolders => &["prepare", "use_config", "start", "await_healthy", "settle"],
             Self::WrongRights => &["mend", "settle"],
             Self::NewerConfig => &["adopt", "await_healthy", "settle"],

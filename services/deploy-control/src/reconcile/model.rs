@@ -347,6 +347,20 @@ proptest! {
     }
 
     #[test]
+    fn what_is_given_up_gets_no_other_try_from_a_crash(
+        mut world in worlds().prop_filter("wanted up", |world| world.row.desired == Desired::Running),
+        interruptions in vec((0_usize..6, any::<bool>()), 0..8),
+    ) {
+        (world.row.phase, world.row.sleep) = (Phase::Failed, Sleep::Awake);
+        world.config = world.config.min(Some(world.row.config_generation));
+        let runs = world.runs;
+        world.disturbed(&interruptions);
+        world.settles();
+        prop_assert_eq!(world.is_as_wanted(), Ok(()));
+        prop_assert!(world.row.phase == Phase::Failed && world.runs == runs, "{world:?}");
+    }
+
+    #[test]
     fn what_runs_and_is_not_reached_any_more_is_taken_down_whatever_comes_in_between(
         mut world in worlds().prop_filter("wanted up", |world| world.row.desired == Desired::Running),
         interruptions in vec((0_usize..6, any::<bool>()), 0..8),

@@ -124,27 +124,53 @@ async fn a_user_id_stays_and_is_given_once_whatever_the_setting() {
     }
 }
 
+/// The tables as they were before this migration.
+fn before(version: i64) -> Migrator {
+    Migrator::with_migrations(MIGRATOR.iter().filter(|migration| migration.version < version).cloned().collect())
+}
+
+/// The `number`th instance, as it was written at first.
+async fn insert_as_at_first(store: &Store, n: u128, number: i64) {
+    let wanted = wanted(n, &format!("user-{n}"));
+    sqlx::query(
+        "INSERT INTO instances (id, number, slug, account_id, desired, generation, restart_generation, \
+         config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
+         refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
+         created_at_ms, updated_at_ms) \
+         VALUES ($1, $2, $3, $4, 'running', 1, 0, 0, 0, 0, 0, 0, 'ready', 'running', 1, 0, 0, 1, 0, 0, 0)",
+    )
+    .bind(wanted.instance_id.to_string())
+    .bind(number)
+    .bind(wanted.slug.as_str())
+    .bind(wanted.account_id.to_string())
+    .execute(store.pool())
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_ran_an_image_by_a_name_that_is_a_workspaces_now_is_not_taken_for_one() {
+    for store in store::testing::databases(&before(10)).await {
+        for (n, plan) in [(1, "workspace"), (2, "workspace-large"), (3, "notes"), (4, "workspaces")] {
+            insert_as_at_first(&store, n, n as i64).await;
+            let named = sqlx::query("UPDATE instances SET plan = $1 WHERE number = $2").bind(plan).bind(n as i64);
+            named.execute(store.pool()).await.unwrap();
+        }
+        let now = Store::open(store.database(), &MIGRATOR).await.unwrap();
+        let registry = Registry::open(now, Clock::system(), 20_000).await.unwrap();
+        let rows = registry.all().await.unwrap();
+        let plans: Vec<_> = rows.iter().map(|row| (row.plan.as_str(), row.plan.is_workspace())).collect();
+        let expected = [("workspace", true), ("image-large", false), ("notes", false), ("workspaces", false)];
+        assert_eq!(plans, expected, "{}", store.name());
+        registry.store().close().await;
+    }
+}
+
 #[tokio::test]
 async fn instances_from_before_user_ids_were_written_down_keep_theirs() {
-    let before =
-        Migrator::with_migrations(MIGRATOR.iter().filter(|migration| migration.version < 3).cloned().collect());
-    for store in store::testing::databases(&before).await {
+    for store in store::testing::databases(&before(3)).await {
         for (n, number) in [(1, 1), (2, 5)] {
-            let wanted = wanted(n, &format!("user-{n}"));
-            sqlx::query(
-                "INSERT INTO instances (id, number, slug, account_id, desired, generation, restart_generation, \
-                 config_generation, observed_generation, applied_restart_generation, applied_config_generation, \
-                 refused_config_generation, phase, route, registered, attempts, next_attempt_at_ms, version, last_event, \
-                 created_at_ms, updated_at_ms) \
-                 VALUES ($1, $2, $3, $4, 'running', 1, 0, 0, 0, 0, 0, 0, 'ready', 'running', 1, 0, 0, 1, 0, 0, 0)",
-            )
-            .bind(wanted.instance_id.to_string())
-            .bind(i64::from(number))
-            .bind(wanted.slug.as_str())
-            .bind(wanted.account_id.to_string())
-            .execute(store.pool())
-            .await
-            .unwrap();
+            insert_as_at_first(&store, n, number).await;
         }
         sqlx::query("UPDATE numbers SET newest = 5").execute(store.pool()).await.unwrap();
 

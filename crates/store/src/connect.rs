@@ -61,7 +61,8 @@ pub(crate) async fn prepare(database: &Database, connection: &mut AnyConnection)
 /// SQLite itself ends a transaction that meets a full or failing disk. sqlx's ROLLBACK then finds none, which it takes for a
 /// failure, and counts that transaction as open for good: nobody could ever begin another one there.
 pub(crate) async fn is_at_rest(kind: Kind, connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    // Most are: that is known without asking.
+    // Most are: then it need not be asked. A BEGIN that nobody waits for any more is taken back by SQLite's thread itself, before
+    // it hears of anything else.
     if kind == Kind::Sqlite && connection.is_in_transaction() {
         // What was dropped is undone before this is answered.
         connection.ping().await?;

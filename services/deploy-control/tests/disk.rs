@@ -163,6 +163,7 @@ async fn who_wants_it_up_while_it_is_taken_down_for_it_is_heard() {
     // It is given up already, and that is what its owner sees.
     assert_eq!(service.instance(&alice).await.phase, Phase::Failed);
     fs::remove_file(big).unwrap();
+    told(&service, &alice, EventCode::DiskFreed, 1).await;
     assert_eq!(service.wish(&alice, "start").await.generation, 2);
     world.engine.release();
     service.settled(&alice, Phase::Ready).await;

@@ -252,3 +252,31 @@ async fn one_that_was_held_back_goes_on_as_it_is_whatever_comes_in_between() {
     assert!(after.iter().zip(&before).all(|(after, before)| after - before <= 1), "{before:?} {after:?}");
     assert_eq!(count(&service, &people, EventCode::ReleaseRolledBack).await, 1);
 }
+
+#[tokio::test]
+async fn who_is_not_reached_any_more_waits_for_no_release() {
+    let mut world = sqlite_world().await;
+    world.engine.set_image("old");
+    world.config.reconcile.resync = Duration::from_millis(20);
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    world.engine.set_image("new");
+    world.engine.break_image("new");
+    let service = world.start().await;
+    one_went_back(&service, &people).await;
+    // The release goes no further now, and everybody else waits for it as they run.
+    let mut waiting = Vec::new();
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+        if !service.codes(person).await.contains(&EventCode::ReleaseRolledBack) {
+            waiting.push(person);
+        }
+    }
+    let alice = waiting[0];
+    let run = world.engine.run(alice.id);
+    std::fs::remove_file(world.socket(alice.id)).unwrap();
+    until("it runs anew", || world.engine.run(alice.id).is_some_and(|now| Some(now) != run)).await;
+    service.settled(alice, Phase::Ready).await;
+    assert!(all_run(&world, &people, "old"));
+}

@@ -2,7 +2,7 @@
 
 mod support;
 
-use contracts::deploy::Phase;
+use contracts::deploy::{EventCode, Phase};
 use deploy_control::engine::ErrorKind;
 use support::{Person, sqlite_world, until};
 
@@ -26,4 +26,23 @@ async fn one_that_cannot_be_stopped_is_tried_now_and_then_and_looked_at_again() 
     world.engine.accept("stop");
     service.settled(&alice, Phase::Stopped).await;
     assert!(!world.engine.is_running(alice.id));
+}
+
+#[tokio::test]
+async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.start_timeout = std::time::Duration::from_secs(600);
+    world.config.reconcile.first_retry = std::time::Duration::from_millis(200);
+    world.config.reconcile.resync = std::time::Duration::from_millis(20);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    world.engine.refuse("stop", ErrorKind::Rejected);
+    let run = world.engine.run(alice.id);
+    std::fs::remove_file(world.socket(alice.id)).unwrap();
+    until("it was tried", || world.engine.count("stop", alice.id) >= 2).await;
+    world.engine.accept("stop");
+    service.settled(&alice, Phase::Ready).await;
+    assert_ne!(world.engine.run(alice.id), run);
+    assert!(service.codes(&alice).await.contains(&EventCode::Recovered));
 }

@@ -125,17 +125,18 @@ impl Worker<'_> {
         loop {
             // Whoever does not take its owner with the data of an archive does not come up with that either.
             let unhealthy = failure.is_unhealthy() || (row.archive_pending() && matches!(failure, Failure::Refused(_)));
-            let progress = match failure {
+            let mut progress = match failure {
                 // Trying again changes nothing of it.
                 Failure::Disk => outcome::given_up(told.clone()),
                 _ => self.means(|context| outcome::failed(&row, told.clone(), unhealthy, context)),
             };
+            if matches!(step, Some(Step::TakeDown)) && progress.phase != Some(Phase::Failed) {
+                // It is the run that was found healthy still, and not one that is about to answer.
+                progress.ready = None;
+            }
             match self.inner.write(&row, &progress).await {
                 // Neither heeds when it is to be tried again.
-                Ok(Some(row))
-                    if matches!(failure, Failure::Endless)
-                        || matches!(step, Some(Step::Stop { .. } | Step::TakeDown)) =>
-                {
+                Ok(Some(row)) if matches!(failure, Failure::Endless) || matches!(step, Some(Step::Stop { .. })) => {
                     let wait = row.next_attempt_at_ms.saturating_sub(self.inner.parts.registry.now_ms());
                     let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
                     return Next::After(wait.max(self.away.next(&self.inner.parts.entropy)));

@@ -91,8 +91,7 @@ pub struct Reconciler(Arc<Inner>);
 
 pub(crate) struct Inner {
     parts: Parts,
-    /// One worker an instance that has something to do.
-    workers: Mutex<HashMap<InstanceId, Arc<Mailbox>>>,
+    workers: Mutex<Workers>,
     /// Who is brought up next.
     line: Line,
     /// How many steps may ask something of the host at once.
@@ -107,6 +106,14 @@ pub(crate) struct Inner {
     /// When it was started, in Unix milliseconds.
     began_ms: i64,
     stop: Shutdown,
+}
+
+/// One worker an instance that has something to do.
+#[derive(Default)]
+struct Workers {
+    of: HashMap<InstanceId, Arc<Mailbox>>,
+    /// Whether one has ended already: it may have written what somebody who read before it does not know of.
+    any_ended: bool,
 }
 
 impl Reconciler {
@@ -146,22 +153,6 @@ impl Reconciler {
         self.mailbox(id).look();
     }
 
-    /// The same, for one whose row was read just now: its worker, where it has none yet, begins with that.
-    fn nudge_with(&self, row: Row) {
-        let id = row.id;
-        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        match workers.entry(id) {
-            Entry::Vacant(entry) => {
-                let mailbox = entry.insert(Arc::default()).clone();
-                self.0.tasks.spawn(worker::run(self.clone(), id, mailbox, Some(row)));
-            }
-            Entry::Occupied(entry) => {
-                entry.get().dirty();
-                entry.get().look();
-            }
-        }
-    }
-
     /// Looks at every instance that is not settled: something they may be waiting for has come back.
     pub async fn nudge_waiting(&self) {
         match self.0.parts.registry.all().await {
@@ -175,13 +166,34 @@ impl Reconciler {
         }
     }
 
+    /// Looks at every instance, at the start: each worker begins with the row that was read with all the others.
+    async fn begin(&self) {
+        match self.0.parts.registry.all().await {
+            Ok(rows) => {
+                rows.iter().for_each(|row| self.0.rollouts.note(row));
+                let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
+                for row in rows.into_iter().filter(|row| row.phase != Phase::Deleted) {
+                    let (id, is_newest) = (row.id, !workers.any_ended);
+                    match workers.of.entry(id) {
+                        Entry::Vacant(entry) if is_newest => {
+                            let mailbox = entry.insert(Arc::default()).clone();
+                            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox, Some(row)));
+                        }
+                        _ => self.mailbox_in(&mut workers, id).look(),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
+        }
+    }
+
     /// Looks at every instance.
     async fn nudge_all(&self) {
         match self.0.parts.registry.all().await {
             Ok(rows) => {
                 // What is known of releases, before anybody goes down for one.
                 rows.iter().for_each(|row| self.0.rollouts.note(row));
-                rows.into_iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge_with(row));
+                rows.into_iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
             }
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
@@ -215,8 +227,11 @@ impl Reconciler {
 
     /// The instance's worker's mailbox; starts a worker when there is none.
     fn mailbox(&self, id: InstanceId) -> Arc<Mailbox> {
-        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mailbox = workers.entry(id).or_insert_with(|| {
+        self.mailbox_in(&mut self.0.workers.lock().unwrap_or_else(PoisonError::into_inner), id)
+    }
+
+    fn mailbox_in(&self, workers: &mut Workers, id: InstanceId) -> Arc<Mailbox> {
+        let mailbox = workers.of.entry(id).or_insert_with(|| {
             let mailbox = Arc::new(Mailbox::default());
             self.0.tasks.spawn(worker::run(self.clone(), id, mailbox.clone(), None));
             mailbox
@@ -232,7 +247,8 @@ impl Reconciler {
         if mailbox.is_dirty() {
             return false;
         }
-        workers.remove(&id);
+        workers.of.remove(&id);
+        workers.any_ended = true;
         true
     }
 
@@ -244,7 +260,7 @@ impl Reconciler {
         let mut orphans = HashSet::new();
         let mut plans = self.0.parts.plans.clone();
         // What was settled may have been settled under other settings, or have changed while nobody looked.
-        self.nudge_all().await;
+        self.begin().await;
         while !stop.is_cancelled() {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {

@@ -1,7 +1,7 @@
 //! What steps mean for the row: as they begin, when they have succeeded, and when they have not. Nothing is done here.
 
 use contracts::{
-    deploy::{EventCode, InstanceError, Phase, Sleep},
+    deploy::{Desired, EventCode, InstanceError, Phase, Sleep},
     routes::RouteState,
 };
 
@@ -50,9 +50,13 @@ pub(super) fn before(row: &Row, step: &Step) -> Progress {
         Step::Start | Step::Begin => coming_up(Phase::Starting),
         Step::AwaitHealthy(_) if row.phase != Phase::Starting => coming_up(Phase::Starting),
         Step::Register => phase(Phase::Registering),
+        // That the engine was away is what tells afterwards that nothing of it counts.
+        Step::TakeDown if row.phase == Phase::Unknown => {
+            Progress { route: Some(RouteState::Starting), ..Progress::default() }
+        }
         Step::Drain | Step::TakeDown | Step::Stop { then_up: true } => coming_up(Phase::Stopping),
         // It is given up, and stays so meanwhile: whoever wants it up again is heard, and a crash gives it no other try.
-        Step::Stop { then_up: false } if row.phase == Phase::Failed => Progress::default(),
+        Step::Stop { then_up: false } if is_given_up(row) => Progress::default(),
         Step::Stop { then_up: false } => phase(Phase::Stopping),
         Step::PutTombstone(until) => Progress { data_until_ms: Some(*until), ..Progress::default() },
         _ => Progress::default(),
@@ -178,12 +182,20 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         events: vec![NewEvent::of(EventCode::AttemptFailed).detail(&why.code)],
         ..Progress::default()
     };
-    // What is to be deleted is, however long that takes.
-    if attempts >= ATTEMPTS && row.deletion.is_none() {
-        progress.then(given_up(why.clone()));
+    // What it was given up for is the reason, whatever else goes wrong as it is stopped.
+    if !is_given_up(row) {
+        // What is to be deleted is, however long that takes.
+        if attempts >= ATTEMPTS && row.deletion.is_none() {
+            progress.then(given_up(why.clone()));
+        }
+        progress.error = Some(Some(why));
     }
-    progress.error = Some(Some(why));
     progress
+}
+
+/// Whether it is wanted up, and is not brought up any more.
+fn is_given_up(row: &Row) -> bool {
+    row.phase == Phase::Failed && row.desired == Desired::Running
 }
 
 /// The error that says that a configuration did not hold.

@@ -185,7 +185,9 @@ impl Inner {
     }
 }
 
-/// Whether something that runs goes down though nobody wished it: for another image, or another setting of the operator's.
-pub(super) fn is_renewal(row: &Row, steps: &[Step]) -> bool {
-    row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
+/// Whether something that runs and is reached goes down though nobody wished it: for another image, or another setting of the
+/// operator's.
+pub(super) fn is_renewal(row: &Row, seen: &Observed, steps: &[Step]) -> bool {
+    let is_reached = seen.socket && seen.folders;
+    is_reached && row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
 }

@@ -96,7 +96,7 @@ impl<E: Into<Failure>> From<E> for Stop {
     }
 }
 
-/// Works until nothing is left to do. `first`: its row, which was read when nothing had come yet.
+/// Works until nothing is left to do. `first`: its row, where it was read after the last worker of this instance had ended.
 pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>, mut first: Option<Row>) {
     let inner = reconciler.0.clone();
     let span = tracing::info_span!("reconcile", instance = %id);
@@ -263,7 +263,7 @@ impl Worker<'_> {
                     }
                 }
                 // Taken down for something of ours: a few at a time, and each is back before the next one goes.
-                if is_renewal(&row, steps) {
+                if is_renewal(&row, &seen, steps) {
                     let mailbox = self.mailbox;
                     let turn = tokio::select! {
                         turn = self.take_renewal(&row, &seen) => turn,
@@ -528,7 +528,10 @@ fn only_tells(step: &Step) -> bool {
 
 /// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
 fn asks_the_host(step: &Step) -> bool {
-    matches!(step, Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::Remove | Step::RemoveFolders)
+    matches!(
+        step,
+        Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::TakeDown | Step::Remove | Step::RemoveFolders
+    )
 }
 
 pub(super) fn step_name(step: &Step) -> &'static str {

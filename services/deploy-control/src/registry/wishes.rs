@@ -318,7 +318,8 @@ pub(crate) fn wished(mut row: Row, wish: &Wish, now_ms: i64) -> Option<(Row, Eve
             row.ready_run = None;
             EventCode::StopRequested
         }
-        Wish::Start if running && !failed && row.sleep == Sleep::Awake => return None,
+        // One that has failed already, though it is not given up yet, gets all of its attempts again.
+        Wish::Start if running && !failed && row.attempts == 0 && row.sleep == Sleep::Awake => return None,
         Wish::Start => {
             row.desired = Desired::Running;
             EventCode::StartRequested

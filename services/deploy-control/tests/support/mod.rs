@@ -118,6 +118,10 @@ impl World {
         running
     }
 
+    pub fn socket(&self, id: InstanceId) -> PathBuf {
+        self.config.data_dir.join("run").join(id.to_string()).join("in/http.sock")
+    }
+
     pub fn config_dir(&self, id: InstanceId) -> PathBuf {
         self.config.data_dir.join("instances").join(id.to_string()).join("config")
     }
@@ -189,14 +193,19 @@ impl Running {
 
     /// The same, and the false router knows what it is told.
     pub fn follow_as(&mut self, router: &Neighbours) {
+        let task = self.feed(router);
+        self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
+    }
+
+    /// What the false router is told, for as long as the service runs.
+    pub fn feed(&self, router: &Neighbours) -> impl Future<Output = ()> + Send + use<> {
         let (feed, router) = (self.request("GET", "/api/routes").send(), router.clone());
-        let task = async move {
+        async move {
             let mut feed = reader::Reader::lines(feed.await.unwrap());
             while let Some(message) = feed.json().await {
                 router.told(message);
             }
-        };
-        self.router = self.runtime.as_ref().map(|runtime| runtime.spawn(task));
+        }
     }
 
     /// Ends it where it is, as a kill does; whatever a thread of it was just doing is over then, as it is with a process.

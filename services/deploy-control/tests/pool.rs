@@ -34,10 +34,15 @@ impl World {
             let units: Vec<Unit> = self.engine.units().into_iter().filter(|unit| !besides.contains(&unit.id)).collect();
             let frozen = units.iter().filter(|unit| self.engine.is_paused(unit.id)).count();
             let folders = self.folders("instances") - besides.len();
-            if (units.len(), frozen, folders) == (size, size, size) {
+            // Frozen first, and then written down, from when on it is handed out.
+            let ready = sqlx::query_scalar::<_, String>("SELECT id FROM pool WHERE state = 'ready'");
+            let ready = ready.fetch_all(self.store.pool()).await.unwrap();
+            let ready = ready.iter().filter(|id| !besides.contains(&id.parse().unwrap())).count();
+            if [units.len(), frozen, folders, ready] == [size; 4] {
                 return Ok(units.into_iter().map(|unit| unit.id).collect());
             }
-            Err(format!("{frozen} of {} units are frozen, with {folders} folders: {units:?}", units.len()))
+            let units_len = units.len();
+            Err(format!("{frozen} of {units_len} units are frozen, {ready} ready, with {folders} folders: {units:?}"))
         })
         .await
     }
@@ -232,11 +237,13 @@ async fn a_registry_from_before_somebody_took_one_over_touches_nothing_of_theirs
 
         // As of before she came: one that is made ahead, and nobody's.
         let db = Store::open(world.store.database(), &MIGRATOR).await.unwrap();
+        let uid: i64 = sqlx::query_scalar("SELECT uid FROM instances").fetch_one(db.pool()).await.unwrap();
         for sql in ["DELETE FROM events", "DELETE FROM instances"] {
             sqlx::query(sql).execute(db.pool()).await.unwrap();
         }
-        sqlx::query("INSERT INTO pool (id, uid, state, since_ms) VALUES ($1, 20001, $2, 0)")
+        sqlx::query("INSERT INTO pool (id, uid, state, since_ms) VALUES ($1, $2, $3, 0)")
             .bind(alice.id.to_string())
+            .bind(uid)
             .bind(state)
             .execute(db.pool())
             .await

@@ -2,14 +2,14 @@
 
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
 };
 
 use crate::{paths, wait};
@@ -62,6 +62,35 @@ impl View {
     }
 }
 
+/// How often the driver is started when it ends at once: with `--port=0` it takes a free port of IPv4's and then the same of
+/// IPv6's, which somebody else may have by then.
+const DRIVER_TRIES: u32 = 3;
+
+/// Starts a driver: what else it says, and its port.
+async fn start_driver(profile: &TempDir) -> anyhow::Result<(Group, Lines<BufReader<ChildStdout>>, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .env("TMPDIR", profile.path())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map(Group)
+        .context("chromedriver is needed (package chromium-driver)")?;
+    let mut lines = BufReader::new(driver.0.stdout.take().context("no output")?).lines();
+    let mut said = Vec::new();
+    while let Some(line) = lines.next_line().await? {
+        if let Some((_, port)) = line.split_once("started successfully on port ") {
+            let port = port.trim_end_matches('.').parse()?;
+            return Ok((driver, lines, port));
+        }
+        said.push(line);
+    }
+    bail!("chromedriver ended at once: {}", said.join(" "))
+}
+
 impl Browser {
     /// Starts one that asks for pages in `languages`, such as `zh-CN,zh;q=0.9`.
     ///
@@ -69,22 +98,12 @@ impl Browser {
     /// When Chromium or its driver is not installed or does not start.
     pub async fn start(languages: &str) -> anyhow::Result<Self> {
         let profile = tempfile::tempdir()?;
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .env("TMPDIR", profile.path())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map(Group)
-            .context("chromedriver is needed (package chromium-driver)")?;
-        let mut lines = BufReader::new(driver.0.stdout.take().context("no output")?).lines();
-        let port = loop {
-            let line = lines.next_line().await?.context("chromedriver ended at once")?;
-            if let Some((_, port)) = line.split_once("started successfully on port ") {
-                break port.trim_end_matches('.').parse::<u16>()?;
+        let mut tries = 0;
+        let (driver, mut lines, port) = loop {
+            tries += 1;
+            match start_driver(&profile).await {
+                Err(error) if tries < DRIVER_TRIES => eprintln!("once more: {error:#}"),
+                started => break started?,
             }
         };
         // Whoever reads nothing more lets the driver block on a full pipe.

@@ -8,6 +8,7 @@ use contracts::{
     deploy::{EventCode, Phase},
     instance::DiskNotice,
 };
+use deploy_control::engine::ErrorKind;
 use support::{Person, Running, World, eventually, sqlite_world, until, worlds};
 
 const MB: u64 = 1 << 20;
@@ -167,6 +168,21 @@ async fn who_wants_it_up_while_it_is_taken_down_for_it_is_heard() {
     assert_eq!(service.wish(&alice, "start").await.generation, 2);
     world.engine.release();
     service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn what_it_is_stopped_for_stays_the_reason_though_the_stop_is_refused() {
+    let mut world = sqlite_world().await;
+    limited(&mut world, Some(2));
+    let (service, alice) = ready(&world, "alice").await;
+    world.engine.refuse("stop", ErrorKind::Rejected);
+    fs::write(data(&world, &alice).join("big"), vec![1; 4 * MB as usize]).unwrap();
+    until("tried again", || world.engine.count("stop", alice.id) >= 3).await;
+    world.engine.accept("stop");
+    until("stopped", || !world.engine.is_running(alice.id)).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "disk_exceeded");
+    told(&service, &alice, EventCode::Failed, 1).await;
 }
 
 #[tokio::test]

@@ -41,8 +41,7 @@ impl World {
             if [units.len(), frozen, folders, ready] == [size; 4] {
                 return Ok(units.into_iter().map(|unit| unit.id).collect());
             }
-            let units_len = units.len();
-            Err(format!("{frozen} of {units_len} units are frozen, {ready} ready, with {folders} folders: {units:?}"))
+            Err(format!("{frozen} are frozen, {ready} ready, with {folders} folders: {units:?}"))
         })
         .await
     }

@@ -29,6 +29,21 @@ async fn count(service: &Running, people: &[Person], code: EventCode) -> usize {
     count
 }
 
+/// Several who have the old release; nobody looks after them now.
+async fn people_of_old(world: &World) -> Vec<Person> {
+    world.engine.set_image("old");
+    let service = world.start().await;
+    let people = people(&service).await;
+    service.kill_and_wait().await;
+    people
+}
+
+/// Lets there be a new release that does not come up.
+fn break_new(world: &World) {
+    world.engine.set_image("new");
+    world.engine.break_image("new");
+}
+
 /// Waits until exactly one of them went back from a release.
 async fn one_went_back(service: &Running, people: &[Person]) {
     support::eventually(async || {
@@ -55,8 +70,7 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
         let generations = [service.instance(&people[0]).await.config_generation];
         service.kill();
 
-        world.engine.set_image("new");
-        world.engine.break_image("new");
+        break_new(&world);
         let service = world.start().await;
         one_went_back(&service, &people).await;
         until("everybody has the old one", || all_run(&world, &people, "old")).await;
@@ -106,16 +120,12 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
 #[tokio::test]
 async fn while_one_tries_it_whoever_comes_up_gets_what_they_had() {
     let world = sqlite_world().await;
-    world.engine.set_image("old");
-    let service = world.start().await;
-    let people = people(&service).await;
-    service.kill_and_wait().await;
+    let people = people_of_old(&world).await;
     // The host was restarted, with a new release that does not come up.
     for person in &people {
         world.engine.crash(person.id);
     }
-    world.engine.set_image("new");
-    world.engine.break_image("new");
+    break_new(&world);
     let service = world.start().await;
     until("everybody has the old one", || all_run(&world, &people, "old")).await;
     for person in &people {
@@ -145,11 +155,8 @@ async fn while_one_tries_it_whoever_comes_up_gets_what_they_had() {
 #[tokio::test]
 async fn no_second_one_goes_down_while_the_first_cannot_be_made() {
     let mut world = sqlite_world().await;
-    world.engine.set_image("old");
     world.config.reconcile.resync = Duration::from_millis(20);
-    let service = world.start().await;
-    let people = people(&service).await;
-    service.kill_and_wait().await;
+    let people = people_of_old(&world).await;
     world.engine.refuse("ensure", ErrorKind::Capacity);
     world.engine.set_image("new");
     let service = world.start().await;
@@ -190,12 +197,8 @@ async fn what_runs_well_is_not_taken_down_for_what_is_not_there() {
 #[tokio::test]
 async fn one_that_is_deleted_keeps_nobody_from_another_try() {
     let world = sqlite_world().await;
-    world.engine.set_image("old");
-    let service = world.start().await;
-    let people = people(&service).await;
-    service.kill_and_wait().await;
-    world.engine.set_image("new");
-    world.engine.break_image("new");
+    let people = people_of_old(&world).await;
+    break_new(&world);
     let service = world.start().await;
     let back = support::eventually(async || {
         for person in &people {
@@ -219,12 +222,8 @@ async fn one_that_is_deleted_keeps_nobody_from_another_try() {
 #[tokio::test]
 async fn one_that_was_held_back_goes_on_as_it_is_whatever_comes_in_between() {
     let world = sqlite_world().await;
-    world.engine.set_image("old");
-    let service = world.start().await;
-    let people = people(&service).await;
-    service.kill_and_wait().await;
-    world.engine.set_image("new");
-    world.engine.break_image("new");
+    let people = people_of_old(&world).await;
+    break_new(&world);
     let service = world.start().await;
     one_went_back(&service, &people).await;
     for person in &people {
@@ -256,13 +255,9 @@ async fn one_that_was_held_back_goes_on_as_it_is_whatever_comes_in_between() {
 #[tokio::test]
 async fn who_is_not_reached_any_more_waits_for_no_release() {
     let mut world = sqlite_world().await;
-    world.engine.set_image("old");
     world.config.reconcile.resync = Duration::from_millis(20);
-    let service = world.start().await;
-    let people = people(&service).await;
-    service.kill_and_wait().await;
-    world.engine.set_image("new");
-    world.engine.break_image("new");
+    let people = people_of_old(&world).await;
+    break_new(&world);
     let service = world.start().await;
     one_went_back(&service, &people).await;
     // The release goes no further now, and everybody else waits for it as they run.

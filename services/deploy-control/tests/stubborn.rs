@@ -46,3 +46,16 @@ async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain
     assert_ne!(world.engine.run(alice.id), run);
     assert!(service.codes(&alice).await.contains(&EventCode::Recovered));
 }
+
+#[tokio::test]
+async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
+    let mut world = sqlite_world().await;
+    // Longer than anybody waits here.
+    world.config.reconcile.first_retry = std::time::Duration::from_secs(600);
+    world.engine.fail_next("ensure", ErrorKind::Rejected);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.until(&alice, "failed once", |instance| instance.error.is_some()).await;
+    assert_eq!(service.wish(&alice, "start").await.generation, 2);
+    service.settled(&alice, Phase::Ready).await;
+}

@@ -166,10 +166,11 @@ impl Reconciler {
         }
     }
 
-    /// Looks at every instance, at the start: each worker begins with the row that was read with all the others.
-    async fn begin(&self) {
+    /// Looks at every instance. At the start each worker begins with the row that was read with all the others.
+    async fn nudge_all(&self) {
         match self.0.parts.registry.all().await {
             Ok(rows) => {
+                // What is known of releases, before anybody goes down for one.
                 rows.iter().for_each(|row| self.0.rollouts.note(row));
                 let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
                 for row in rows.into_iter().filter(|row| row.phase != Phase::Deleted) {
@@ -182,18 +183,6 @@ impl Reconciler {
                         _ => self.mailbox_in(&mut workers, id).look(),
                     }
                 }
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
-        }
-    }
-
-    /// Looks at every instance.
-    async fn nudge_all(&self) {
-        match self.0.parts.registry.all().await {
-            Ok(rows) => {
-                // What is known of releases, before anybody goes down for one.
-                rows.iter().for_each(|row| self.0.rollouts.note(row));
-                rows.into_iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
             }
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
@@ -260,7 +249,7 @@ impl Reconciler {
         let mut orphans = HashSet::new();
         let mut plans = self.0.parts.plans.clone();
         // What was settled may have been settled under other settings, or have changed while nobody looked.
-        self.begin().await;
+        self.nudge_all().await;
         while !stop.is_cancelled() {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {

@@ -450,6 +450,15 @@ proptest! {
     }
 
     #[test]
+    fn what_came_down_while_the_engine_was_away_counts_for_nothing(world in worlds(), step in select(vec![Step::NoteDown, Step::TakeDown])) {
+        let row = Row { attempts: outcome::ATTEMPTS - 1, ready_at_ms: Some(1_000), phase: Phase::Unknown, ..world.row };
+        let context = Context { now_ms: 1_001, began_ms: 0, run: None, log: &[], release: None, wait_ms: &|_| 0 };
+        let begun = outcome::before(&row, &step).applied_to(row);
+        let down = outcome::after(&begun, &step, &context).applied_to(begun);
+        prop_assert_eq!((down.attempts, down.phase), (outcome::ATTEMPTS - 1, Phase::Starting));
+    }
+
+    #[test]
     fn an_engine_that_cannot_be_asked_is_asked_for_nothing(world in worlds()) {
         let seen = Observed { unit: Seen::Unknown, ..world.observed() };
         let steps = plan(&world.row, &seen, world.now_ms);

@@ -9,12 +9,12 @@ pub mod app;
 mod arrival;
 mod chat;
 mod disk;
-mod door;
 mod gateway;
 mod guard;
 pub mod identity;
 mod internal;
 mod kept;
+mod knock;
 mod pages;
 pub mod probe;
 mod provider;
@@ -25,12 +25,15 @@ mod upstream;
 
 pub use upstream::Roots;
 
-use std::{sync::LazyLock, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, sync::LazyLock, time::Duration};
 
 use ::settings::Env;
+use anyhow::Context;
+use door::Place;
 use service::Shutdown;
 use sqlx::migrate::Migrator;
 use store::{Database, Store};
+use tokio::net::UnixListener;
 
 use crate::{
     app::{App, Means},
@@ -67,13 +70,35 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     if settings.exit_with_parent {
         stop_at_end_of_input(stop.clone());
     }
-    let Some(_lock) = door::lock(&settings.data, &stop).await? else { return Ok(()) };
+    let place = tokio::select! {
+        place = take_place(&settings) => place?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let mut running = std::pin::pin!(run_in_place(settings, means, stop.clone()));
+    tokio::select! {
+        outcome = &mut running => return outcome,
+        () = place.asked_to_end() => {}
+    }
+    tracing::info!("somebody asks for the place of this process; draining");
+    stop.cancel();
+    running.await
+}
+
+/// Its data is used by one process at a time, also when an engine has lost sight of one.
+async fn take_place(settings: &Settings) -> anyhow::Result<Place> {
+    let path = settings.data.join("lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let lock = lock.with_context(|| format!("{} cannot be made: the data folder must be writable", path.display()))?;
+    Place::take(lock, &settings.inward).await.context("the place of the instance's one process cannot be taken")
+}
+
+async fn run_in_place(settings: Settings, means: Means, stop: Shutdown) -> anyhow::Result<()> {
     let database = Database::Sqlite(settings.data.join("instance.db"));
     let store = Store::open_with(&database, &MIGRATOR, CONNECTIONS).await?;
     // Made ahead of whoever is to have it: then everything is done up to here, and it listens for the first who asks.
-    let early = if settings.has_config()? { None } else { Some(door::listen(&settings.inward, "http.sock")?) };
+    let early = if settings.has_config()? { None } else { Some(listen(&settings)?) };
     if let Some(listener) = &early
-        && !door::until(listener, || settings.has_config(), &stop).await?
+        && !knock::until(listener, || settings.has_config(), &stop).await?
     {
         return Ok(());
     }
@@ -82,7 +107,7 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     let app = App::new(&settings, store.clone(), means, stop.clone()).await?;
     let listener = match early {
         Some(listener) => listener,
-        None => door::listen(&settings.inward, "http.sock")?,
+        None => listen(&settings)?,
     };
     let sweeping = tokio::spawn(app.clone().sweep());
     let served = service::serve_unix(listener, app.routes(), stop.clone()).await;
@@ -95,6 +120,11 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     let _ = sweeping.await;
     store.close().await;
     Ok(served?)
+}
+
+fn listen(settings: &Settings) -> anyhow::Result<UnixListener> {
+    door::listen(&settings.inward, "http.sock")
+        .with_context(|| format!("{} cannot be listened on", settings.http_socket().display()))
 }
 
 /// Where `healthcheck` asks.

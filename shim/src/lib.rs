@@ -11,30 +11,27 @@
 mod program;
 mod relay;
 
-use std::{
-    ffi::OsString,
-    io,
-    net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsString, fs::File, io, net::Ipv4Addr, path::PathBuf, process::ExitCode, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use door::Place;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use program::Program;
 
 /// The program's file, wherever it is put.
 pub const FILE: &str = "beaver-shim";
-/// Where in an instance the connections from outside come in.
-pub const INWARD: &str = "/run/beaver/in/http.sock";
+/// The folder in an instance where the connections from outside come in, by [`SOCKET`].
+pub const INWARD: &str = "/run/beaver/in";
+/// The socket for connections from outside.
+pub const SOCKET: &str = "http.sock";
 /// Where in an instance the way out is.
 pub const OUTWARD: &str = "/run/beaver/out/egress.sock";
 /// The port on loopback of the proxy; no program may listen on it. The usual one of HTTP proxies, so that it is easily
 /// remembered where a program must be told by hand.
 pub const PROXY_PORT: u16 = 3128;
 
+/// How long a program may take to end when it is asked to: as long as its container may.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long connections may take to bring their last bytes out once the program has ended.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -58,7 +55,7 @@ pub fn proxy_environment() -> Vec<(&'static str, String)> {
 /// What to run, and between which doors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shim {
-    /// Where the socket for connections from outside is made. What a run before left there is removed.
+    /// The folder where the socket for connections from outside is made. What a run before left there is replaced.
     pub inward: PathBuf,
     /// The socket that leads out.
     pub outward: PathBuf,
@@ -66,6 +63,8 @@ pub struct Shim {
     pub port: u16,
     /// The port on loopback to listen on as a proxy.
     pub proxy_port: u16,
+    /// How long the program may take to end when another comes for its place.
+    pub patience: Duration,
     /// The program and its arguments.
     pub program: Vec<OsString>,
 }
@@ -83,16 +82,25 @@ impl Shim {
         if program.is_empty() {
             return Err("there is no program to run: the image names none, and neither does the plan");
         }
-        Ok(Self { inward: INWARD.into(), outward: OUTWARD.into(), port, proxy_port: PROXY_PORT, program })
+        Ok(Self {
+            inward: INWARD.into(),
+            outward: OUTWARD.into(),
+            port,
+            proxy_port: PROXY_PORT,
+            patience: PATIENCE,
+            program,
+        })
     }
 
-    /// Runs the program until it ends; its exit code, 128 and the signal's number when a signal ended it.
+    /// Runs the program until it ends; its exit code, 128 and the signal's number when a signal ended it. One that runs
+    /// already between the same doors is asked to end first, and the program that it started with it.
     ///
     /// # Errors
     /// When a socket cannot be made; [`io::ErrorKind::NotFound`] also when there is no such program.
     pub async fn run(self) -> io::Result<u8> {
+        let place = Place::take(File::open(&self.inward)?, &self.inward).await?;
         // All of it before the program starts, which may ask at once.
-        let inward = listen(&self.inward)?;
+        let inward = door::listen(&self.inward, SOCKET)?;
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, self.proxy_port)).await?;
         let mut program = Program::start(&self.program)?;
 
@@ -110,7 +118,7 @@ impl Shim {
                 )
             };
             tokio::select! {
-                code = program.ended() => code?,
+                code = program.ended(place.asked_to_end(), self.patience) => code?,
                 _ = served => unreachable!("connections are served for ever"),
             }
         };
@@ -139,17 +147,6 @@ pub fn main() -> ExitCode {
             if error.kind() == io::ErrorKind::NotFound { NOT_FOUND.into() } else { CANNOT_RUN.into() }
         }
     }
-}
-
-/// The socket for connections from outside, which the router may use: it has the folder's group.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 async fn to_program(port: u16) -> io::Result<TcpStream> {

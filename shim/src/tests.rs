@@ -1,21 +1,22 @@
 //! The shim between a router and programs of these tests' own; `sh` is the program that it starts.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixListener,
     sync::oneshot,
 };
 
 use super::*;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BUSY: Duration = Duration::from_secs(30);
 
 /// The shim on a thread of its own, as it is in an instance. It ends with this, and the program with it.
 struct Running {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     proxy_port: u16,
     ended: oneshot::Receiver<io::Result<u8>>,
 }
@@ -33,16 +34,22 @@ async fn free_port() -> u16 {
 /// The shim in front of whatever listens on this port, with a script as the program it starts.
 async fn start(port: u16, script: &str) -> Running {
     let folder = TempDir::new().unwrap();
+    // What a run before left.
+    std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+    start_in(Arc::new(folder), port, script, PATIENCE).await
+}
+
+/// The same, between the doors that are there.
+async fn start_in(folder: Arc<TempDir>, port: u16, script: &str, patience: Duration) -> Running {
     let proxy_port = free_port().await;
     let shim = Shim {
-        inward: folder.path().join("http.sock"),
+        inward: folder.path().to_owned(),
         outward: folder.path().join("egress.sock"),
         port,
         proxy_port,
+        patience,
         program: ["/bin/sh", "-c", script].map(OsString::from).to_vec(),
     };
-    // What a run before left.
-    std::os::unix::net::UnixListener::bind(&shim.inward).unwrap();
     let (mut to, ended) = oneshot::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -59,7 +66,7 @@ async fn start(port: u16, script: &str) -> Running {
 
 impl Running {
     fn inward(&self) -> PathBuf {
-        self.folder.path().join("http.sock")
+        self.folder.path().join(SOCKET)
     }
 
     async fn connect(&self) -> UnixStream {
@@ -72,12 +79,12 @@ impl Running {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, connecting).await.expect("it never listened")
+        tokio::time::timeout(BUSY, connecting).await.expect("it never listened")
     }
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it takes too long")
+    tokio::time::timeout(BUSY, what).await.expect("it takes too long")
 }
 
 #[tokio::test]
@@ -139,10 +146,11 @@ async fn it_ends_with_the_program_and_as_the_program() {
     }
     let folder = TempDir::new().unwrap();
     let missing = Shim {
-        inward: folder.path().join("in"),
+        inward: folder.path().to_owned(),
         outward: folder.path().join("out"),
         port: free_port().await,
         proxy_port: free_port().await,
+        patience: PATIENCE,
         program: vec!["/no/such/program".into()],
     };
     assert_eq!(within(missing.run()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -165,6 +173,27 @@ async fn what_the_program_said_last_comes_through() {
     assert_eq!(got.len(), 100_000);
     // The caller goes on being there, and it ends all the same.
     assert_eq!(within(shim.ended).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn whoever_comes_later_has_the_place_and_whoever_was_there_ends_first() {
+    let willing = ("trap 'rm UP; exit 3' TERM; echo > UP; until false; do sleep 0.01; done", PATIENCE, 3);
+    let deaf = ("trap '' TERM; echo > UP; until false; do sleep 0.01; done", Duration::from_millis(100), 137);
+    for (script, patience, code) in [willing, deaf] {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let up = folder.path().join("up");
+        let script = script.replace("UP", &up.display().to_string());
+        let first = start_in(folder.clone(), free_port().await, &script, patience).await;
+        within(async {
+            while !up.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        let second = start_in(folder, free_port().await, &format!("test ! -e {}", up.display()), patience).await;
+        assert_eq!(within(first.ended).await.unwrap().unwrap(), code);
+        assert_eq!(within(second.ended).await.unwrap().unwrap(), u8::from(code != 3), "it began after the other's end");
+    }
 }
 
 #[test]

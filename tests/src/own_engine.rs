@@ -2,10 +2,10 @@
 //! without the host's engine noticing anything.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -22,6 +22,11 @@ use tokio::{
 };
 
 use crate::wait;
+
+/// While this file is there, starts of containers wait.
+const WAIT: &str = "wait";
+/// It is there when one does.
+const WAITS: &str = "waits";
 
 /// A running engine; it and everything it made goes when it is dropped.
 pub struct OwnEngine {
@@ -84,7 +89,29 @@ impl OwnEngine {
     /// # Errors
     /// As [`OwnEngine::start`].
     pub async fn start_with(name: &str, settings: &serde_json::Value) -> anyhow::Result<Self> {
-        Self::begin(name, settings.clone(), None).await
+        Self::begin(name, Self::dir()?, settings.clone(), None).await
+    }
+
+    /// As [`OwnEngine::start`], one of which a start can be held up in its middle; see [`OwnEngine::wait_in_a_start`].
+    ///
+    /// # Errors
+    /// As [`OwnEngine::start`].
+    pub async fn start_that_can_wait(name: &str) -> anyhow::Result<Self> {
+        let dir = Self::dir()?;
+        let (runtime, at) = (dir.path().join("runtime"), dir.path().display());
+        // It ends also when all of this was taken away under it.
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' start '*) if [ -e {at}/{WAIT} ]; then : > {at}/{WAITS}; fi\n\
+             while [ -e {at}/{WAIT} ]; do sleep 0.02; done;; esac\nexec runc \"$@\"\n"
+        );
+        fs::write(&runtime, script)?;
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
+        let settings = serde_json::json!({ "runtimes": { "waits": { "path": runtime } }, "default-runtime": "waits" });
+        Self::begin(name, dir, settings, None).await
+    }
+
+    fn dir() -> anyhow::Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("beaver-engine-").tempdir()?)
     }
 
     /// As [`OwnEngine::start`], one that shifts the user ids of containers (`userns-remap`). Needs lines in `/etc/subuid` and
@@ -94,11 +121,16 @@ impl OwnEngine {
     /// As [`OwnEngine::start`].
     pub async fn start_with_shifted_ids(name: &str) -> anyhow::Result<Self> {
         let ids = SubordinateIds::ensure()?;
-        Self::begin(name, serde_json::json!({ "userns-remap": SubordinateIds::USER }), Some(ids)).await
+        let settings = serde_json::json!({ "userns-remap": SubordinateIds::USER });
+        Self::begin(name, Self::dir()?, settings, Some(ids)).await
     }
 
-    async fn begin(name: &str, mut daemon: serde_json::Value, ids: Option<SubordinateIds>) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("beaver-engine-").tempdir()?;
+    async fn begin(
+        name: &str,
+        dir: TempDir,
+        mut daemon: serde_json::Value,
+        ids: Option<SubordinateIds>,
+    ) -> anyhow::Result<Self> {
         let at = |file: &str| dir.path().join(file);
         let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status().await;
         succeed(Command::new("ip").args(["netns", "add", name])).await?;
@@ -246,6 +278,61 @@ impl OwnEngine {
         self.relay_to(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
+    /// The containers that have processes, by their ids, whatever the engine knows of them.
+    pub fn with_processes(&self) -> BTreeSet<String> {
+        let groups = control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group));
+        groups.filter(|(_, group)| !processes_in(group).is_empty()).map(|(container, _)| container).collect()
+    }
+
+    /// Has the next start of a container wait in its middle, when its process is about to run, until [`OwnEngine::go_on`].
+    /// Only an engine of [`OwnEngine::start_that_can_wait`] does.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn wait_in_a_start(&self) -> anyhow::Result<()> {
+        let _ = fs::remove_file(self.dir.path().join(WAITS));
+        Ok(fs::write(self.dir.path().join(WAIT), "")?)
+    }
+
+    /// Waits until a start waits.
+    ///
+    /// # Errors
+    /// When none does.
+    pub async fn waits(&self) -> anyhow::Result<()> {
+        let waits = self.dir.path().join(WAITS);
+        wait::until("a start waits", Duration::from_secs(60), async || anyhow::Ok(waits.exists().then_some(()))).await
+    }
+
+    /// Lets the start go on.
+    ///
+    /// # Errors
+    /// When none was to wait.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        Ok(fs::remove_file(self.dir.path().join(WAIT))?)
+    }
+
+    /// Ends the processes of containers that the engine had forgotten, and what looked after them.
+    fn end_what_is_left(&self) {
+        let groups = control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group));
+        let mut left: BTreeSet<u32> = groups.flat_map(|(_, group)| processes_in(&group)).collect();
+        let address = self.dir.path().join("containerd.sock");
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if line.split(|byte| *byte == 0).any(|word| word == address.as_os_str().as_encoded_bytes()) {
+                left.insert(pid);
+            }
+        }
+        let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        for pid in &left {
+            let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) && left.iter().any(is_there) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn relay_to(&mut self, listener: std::net::TcpListener, there: SocketAddr) -> anyhow::Result<()> {
         // A socket stays in the network it was made in; those that the thread makes are in the engine's.
         listener.set_nonblocking(true)?;
@@ -298,11 +385,15 @@ impl Drop for OwnEngine {
                 }
             }
         }
+        self.end_what_is_left();
         for mount in mounts_below(self.dir.path()) {
             let _ = std::process::Command::new("umount").arg(mount).status();
         }
         let _ = std::process::Command::new("ip").args(["netns", "delete", &self.name]).status();
         for group in control_groups(&self.name) {
+            for (_, inner) in groups_in(&group) {
+                let _ = fs::remove_dir(inner);
+            }
             let _ = fs::remove_dir(group);
         }
     }
@@ -323,6 +414,17 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
         .collect();
     below.reverse();
     below
+}
+
+/// The groups in this one, by their names.
+fn groups_in(group: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+}
+
+fn processes_in(group: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// In each hierarchy of version 1, or in the one of version 2.

@@ -2,10 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
+use ::door::SocketPath;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-
-use crate::door::SocketPath;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(5);

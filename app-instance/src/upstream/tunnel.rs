@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use door::SocketPath;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
@@ -25,7 +26,6 @@ use tokio::net::UnixStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Failure, FailureKind};
-use crate::door::SocketPath;
 
 /// How long the router may take to reach the provider, and the provider to greet in TLS.
 const CONNECT: Duration = Duration::from_secs(15);

@@ -428,6 +428,12 @@ impl Folders {
         self.run.meta(format!("{id}/in/{SOCKET}")).is_ok()
     }
 
+    /// Asks whichever process of the instance runs to end, by its own door; whether there was one. For those that the engine
+    /// does not know of.
+    pub fn ask_to_end(&self, id: InstanceId) -> bool {
+        self.run.connect(format!("{id}/in/{}", door::END)).is_ok()
+    }
+
     /// Those of these instances that miss a folder or, as all of them once had one, their socket.
     ///
     /// # Errors

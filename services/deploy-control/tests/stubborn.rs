@@ -59,3 +59,59 @@ async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
     assert_eq!(service.wish(&alice, "start").await.generation, 2);
     service.settled(&alice, Phase::Ready).await;
 }
+
+#[tokio::test]
+async fn whoever_runs_though_the_engine_forgot_it_is_asked_to_end_and_then_it_starts() {
+    let (world, alice) = (sqlite_world().await, Person::named("alice"));
+    let service = world.start().await;
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    let forgotten = tokio::net::UnixListener::bind(world.socket(alice.id).with_file_name(door::END)).unwrap();
+    let (created, removed) = (world.engine.count("ensure", alice.id), world.engine.count("remove", alice.id));
+    world.engine.refuse("start", ErrorKind::Rejected);
+    service.wish(&alice, "start").await;
+    // Asked again for as long as it is there.
+    for _ in 0..2 {
+        tokio::time::timeout(std::time::Duration::from_secs(30), forgotten.accept()).await.unwrap().unwrap();
+    }
+    world.engine.accept("start");
+    drop(forgotten);
+    let ready = service.settled(&alice, Phase::Ready).await;
+    assert_eq!(ready.error, None, "nobody needs to know");
+    assert_eq!(world.engine.count("ensure", alice.id), created, "the same one was started");
+    assert_eq!(world.engine.count("remove", alice.id), removed);
+}
+
+#[tokio::test]
+async fn one_that_the_engine_does_not_start_is_made_anew() {
+    let (world, alice) = (sqlite_world().await, Person::named("alice"));
+    let service = world.start().await;
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    let removed = world.engine.count("remove", alice.id);
+    world.engine.fail_next("start", ErrorKind::Rejected);
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(world.engine.count("remove", alice.id), removed + 1);
+    assert!(!service.codes(&alice).await.contains(&EventCode::AttemptFailed), "that was no attempt");
+}
+
+#[tokio::test]
+async fn one_that_the_engine_never_starts_is_given_up_after_a_few_attempts() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.first_retry = std::time::Duration::from_millis(1);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.refuse("start", ErrorKind::Rejected);
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "engine_rejected");
+    let (started, removed) = (world.engine.count("start", alice.id), world.engine.count("remove", alice.id));
+    assert_eq!(started, 2 * removed, "each attempt was made with another one, too");
+    world.engine.accept("start");
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+}

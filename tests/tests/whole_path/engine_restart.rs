@@ -1,5 +1,8 @@
 //! The engine itself is killed under a running stack: one of the test's own, never the host's.
 
+use std::{collections::BTreeSet, fs, os::unix::net::UnixStream, path::Path, time::Duration};
+
+use anyhow::{Context, ensure};
 use beaver_tests::{
     engine,
     own_engine::OwnEngine,
@@ -7,10 +10,12 @@ use beaver_tests::{
     provider::FakeProvider,
     stack::{Stack, fake_provider_program},
     steps::Steps,
+    wait,
     web::Web,
 };
+use bollard::query_parameters::ListContainersOptions;
 
-use crate::{World, faults, report};
+use crate::{World, faults, operating::is_in, report};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_docker_engine_is_killed() {
@@ -18,7 +23,7 @@ async fn the_docker_engine_is_killed() {
         return;
     }
     let prefix = Stack::prefix_for("own");
-    let own = OwnEngine::start(&prefix).await.unwrap();
+    let own = OwnEngine::start_that_can_wait(&prefix).await.unwrap();
     let rule = FakeProvider::rule(&prefix);
     let mut stack = Stack::up_on("own", own, &[("BEAVER_EGRESS_ALLOW", &rule)]).await.unwrap();
     let mut steps = Steps::new("docker engine of the test's own");
@@ -64,7 +69,53 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
             by_form::enter(&mut web, stack, "carol").await.map(drop)
         })
         .await;
+    let before = world.everything().await?;
+    let World { alice, bob, .. } = world;
+    steps
+        .need("SIGKILL to the engine in the middle of a start, of which it knows nothing afterwards", async {
+            killed_in_a_start(stack, &alice).await
+        })
+        .await?;
+    let world = World { stack, provider: &provider, alice, bob };
+    steps.check("she is where she was, with everything in it", world.whole_again(&before)).await;
+    steps.check("and goes on chatting", world.say_something("canary-prompt-after-a-start-was-forgotten")).await;
     steps.check("no secret, password or prompt is anywhere it does not belong", world.no_leaks(&[])).await;
     steps.check("nothing is doubled", faults::no_doubles(&docker, &prefix, 3)).await;
     Ok(())
+}
+
+/// The engine dies when the process of a workspace is about to run. It then runs, and the engine that comes back takes its
+/// container for one that never started.
+async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result<()> {
+    let mut web = Web::new("en")?;
+    by_form::sign_in(&mut web, stack, &person.email, &person.password).await?.expect(200)?;
+    web.submit(&format!("{}/instance/stop", stack.portal()), &[]).await?.expect(200)?;
+    is_in(stack, person, "stopped").await?;
+    let docker = stack.docker().context("it is on Docker")?.clone();
+    let run = stack.data_dir().join("run");
+    let up = listening(&run)?;
+    stack.own_engine().context("it is the test's own")?.wait_in_a_start()?;
+    web.submit(&format!("{}/instance/start", stack.portal()), &[]).await?.expect(200)?;
+    let own = stack.own_engine().context("it is the test's own")?;
+    own.waits().await?;
+    own.kill().await?;
+    own.go_on()?;
+    wait::until("it runs all the same", Duration::from_secs(60), async || {
+        anyhow::Ok((listening(&run)? == up + 1).then_some(()))
+    })
+    .await?;
+    own.start_again().await?;
+    is_in(stack, person, "ready").await?;
+    let own = stack.own_engine().context("it is the test's own")?;
+    let known = docker.list_containers(None::<ListContainersOptions>).await?.into_iter().filter_map(|found| found.id);
+    let (known, up): (BTreeSet<_>, _) = (known.collect(), own.with_processes());
+    let unknown: Vec<_> = up.difference(&known).collect();
+    ensure!(unknown.is_empty(), "{unknown:?} run unknown to the engine");
+    Ok(())
+}
+
+/// How many instances take connections.
+fn listening(run: &Path) -> anyhow::Result<usize> {
+    let folders = fs::read_dir(run)?.flatten();
+    Ok(folders.filter(|folder| UnixStream::connect(folder.path().join("in/http.sock")).is_ok()).count())
 }

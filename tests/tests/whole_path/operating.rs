@@ -151,7 +151,7 @@ impl World<'_> {
 }
 
 /// Waits until somebody's workspace is in a phase.
-async fn is_in(stack: &Stack, person: &Person, phase: &str) -> anyhow::Result<()> {
+pub async fn is_in(stack: &Stack, person: &Person, phase: &str) -> anyhow::Result<()> {
     wait::until(format!("{}'s workspace is {phase}", person.slug), PATIENCE, || async {
         let status = stack.beaver(&["status", "--json"]).await?;
         let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;

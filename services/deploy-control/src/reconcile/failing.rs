@@ -20,6 +20,19 @@ use crate::{
 /// against it.
 const OLD_RUNS: u32 = 3;
 
+/// The wait between the end of a process that an engine did not know of, and the start of the next: whoever does know of it
+/// hears of its end a little later.
+const FORGOTTEN: Duration = Duration::from_millis(250);
+
+/// What was done since the last attempt that counted, so that the engine might start it.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Whether whoever runs was asked to end.
+    ended: bool,
+    /// Whether it was made anew.
+    anew: bool,
+}
+
 impl Worker<'_> {
     /// Says that the engine is lost, once; everything else stays as it was.
     pub(super) async fn lose_engine(&mut self, row: Row) -> Next {
@@ -72,6 +85,13 @@ impl Worker<'_> {
             tracing::info!(step = name, "the unit vanished");
             return Next::Again;
         }
+        if let Failure::Engine(error) = &failure
+            && error.kind == ErrorKind::Rejected
+            && matches!(step, Some(Step::Start | Step::Begin | Step::Resume))
+            && let Some(next) = self.clear_the_way(&row, &cause).await
+        {
+            return next;
+        }
         if matches!(step, Some(Step::Quiet | Step::Pause)) {
             // Nothing is wrong with it: it just does not sleep.
             return self.keep_awake(&row, name, &cause).await;
@@ -109,6 +129,7 @@ impl Worker<'_> {
                 Err(error) => self.wait_for_registry(&error),
             };
         }
+        self.way = Way::default();
         self.healthy = None;
         self.tried = self.tried_release(&row, step.as_ref(), &failure).await;
         let told = InstanceError {
@@ -150,6 +171,29 @@ impl Worker<'_> {
                 Ok(now) if now.generation == row.generation => row = now,
                 Ok(_) | Err(registry::Error::NotFound) => return Next::Anew,
                 Err(error) => return self.wait_for_registry(&error),
+            }
+        }
+    }
+
+    /// Does what may help when the engine refuses a start; `None` when all of that has been done in vain, and it is a failure.
+    ///
+    /// An engine that is killed in the middle of a start refuses every later one of the same unit. Either the process runs all
+    /// the same, and the engine does not know of it: it must end, and then the unit starts. Or nothing runs, and only another
+    /// unit will start. Everything that matters is outside of it.
+    async fn clear_the_way(&mut self, row: &Row, cause: &str) -> Option<Next> {
+        if !std::mem::replace(&mut self.way.ended, true) && self.inner.end_forgotten(row.id).await {
+            tracing::warn!(cause, "ended a process that the engine does not know of");
+            return Some(Next::After(FORGOTTEN));
+        }
+        if std::mem::replace(&mut self.way.anew, true) {
+            return None;
+        }
+        tracing::warn!(cause, "the engine does not start it; it is made anew");
+        match self.inner.parts.engine.remove(row.id).await {
+            Ok(()) => Some(Next::Again),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "and does not remove it");
+                None
             }
         }
     }

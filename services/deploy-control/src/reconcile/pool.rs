@@ -187,6 +187,8 @@ impl Inner {
         }
         self.parts.engine.stop(ahead.id).await?;
         self.parts.engine.remove(ahead.id).await?;
+        // An engine that was killed while it started this one may not know that it runs.
+        self.end_forgotten(ahead.id).await;
         self.parts.folders.remove(ahead.id).await?;
         registry.forget_ahead(ahead.id).await?;
         self.line.seen(ahead.id, false);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::{instance::Readiness, routes::RouteState};
+use contracts::{InstanceId, instance::Readiness, routes::RouteState};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
@@ -22,6 +22,8 @@ const DOORS: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(3);
 /// How often it is asked whether everything that was under way is over.
 const DRAINED: Duration = Duration::from_millis(50);
+/// For how long a process is waited for that was asked to end: longer than what runs in it gives to what is under way.
+const ENDING: Duration = Duration::from_secs(30);
 /// How often a start is checked for having ended by itself.
 const STILL_UP: Duration = Duration::from_millis(400);
 
@@ -55,8 +57,14 @@ impl Inner {
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
-            Step::Stop { .. } | Step::TakeDown => engine.stop(row.id).await?,
-            Step::Remove => engine.remove(row.id).await?,
+            Step::Stop { .. } | Step::TakeDown => {
+                engine.stop(row.id).await?;
+                folders.ask_to_end(row.id);
+            }
+            Step::Remove => {
+                engine.remove(row.id).await?;
+                folders.ask_to_end(row.id);
+            }
             Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
             Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,
             Step::PutTombstone(until) => folders.put_tombstone(row.id, *until).await?,
@@ -100,6 +108,18 @@ impl Inner {
                 _ => return Err(Failure::Unrouted),
             }
         }
+    }
+
+    /// Ends the process that runs though the engine does not know of it, and waits for it, but not for ever. False when there
+    /// is none.
+    pub(super) async fn end_forgotten(&self, id: InstanceId) -> bool {
+        let deadline = Instant::now() + ENDING;
+        let mut found = false;
+        while self.parts.folders.ask_to_end(id) && Instant::now() < deadline {
+            found = true;
+            tokio::time::sleep(DRAINED).await;
+        }
+        found
     }
 
     /// Waits until nothing is under way that began before the router heard that nobody new gets in, but not for ever.

@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::{
     Inner, Reconciler,
+    failing::Way,
     failure::Failure,
     line::Turn,
     outcome::{self, Context},
@@ -114,6 +115,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         tried: None,
         last_up_ms: None,
         old_runs: 0,
+        way: Way::default(),
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
         told_away: false,
     };
@@ -170,6 +172,8 @@ pub(super) struct Worker<'a> {
     pub(super) last_up_ms: Option<i64>,
     /// How often in a row it came up with an older configuration than the one that is there.
     pub(super) old_runs: u32,
+    /// What was done about a start that the engine refuses.
+    pub(super) way: Way,
     /// How long to wait for something outside of this instance.
     pub(super) away: Backoff,
     pub(super) told_away: bool,
@@ -231,6 +235,10 @@ impl Worker<'_> {
             // Nobody tells when an engine that cannot be asked can be asked again.
             if seen.unit == Seen::Unknown {
                 return Next::After(self.away.next(&self.inner.parts.entropy));
+            }
+            if !up {
+                // Of one that an engine forgot nobody else would ever hear.
+                self.inner.parts.folders.ask_to_end(row.id);
             }
             if row.phase != Phase::Deleted {
                 // Whoever wrote that it is settled may have been killed before this.
@@ -310,6 +318,7 @@ impl Worker<'_> {
                         self.away.reset();
                         self.told_away = false;
                         self.old_runs = 0;
+                        self.way = Way::default();
                         Next::Again
                     }
                     Err((_, Stop::Superseded)) => {

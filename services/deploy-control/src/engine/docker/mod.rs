@@ -29,7 +29,7 @@ use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{Capabilities, Engine, EngineError, ErrorKind, Hint, InstanceSpec, Passage, Program, Unit, UnitState};
-use crate::{chain, config::EngineConfig};
+use crate::config::EngineConfig;
 use image::{Image, Images};
 use spec::{LABEL_GENERATION, LABEL_INSTANCE, LABEL_PLAN, LABEL_SPEC, LABEL_STACK, STOP_TIMEOUT_S};
 
@@ -39,8 +39,6 @@ const MIN_API: (usize, usize) = (1, 41);
 const ASK: Duration = Duration::from_secs(15);
 /// How long making or starting a container may take on a busy host.
 const ACT: Duration = Duration::from_secs(60);
-/// What an engine says to the start of a container of which containerd has a task that the engine knows nothing of.
-const STALE_TASK: [&str; 2] = ["task ", ": already exists"];
 /// The wait for a container that is being made.
 const BEING_MADE: Duration = Duration::from_millis(20);
 
@@ -288,19 +286,9 @@ impl Engine for Docker {
         let (name, client) = (self.name(id), self.client().await?);
         let tried = format!("starting {name}");
         let Some(found) = self.inspect(id).await? else { return Err(EngineError::new(ErrorKind::NotFound, tried)) };
-        let started = match unit(id, &found).state {
+        match unit(id, &found).state {
             UnitState::Paused => within(ACT, &tried, client.unpause_container(&name)).await,
             _ => within(ACT, &tried, client.start_container(&name, None)).await,
-        };
-        match started {
-            // Killed between the two, the engine has forgotten what containerd has begun, and gives it up to nobody: this
-            // container will never start. Another in its place will, and everything that matters is outside of it.
-            Err(error) if error.kind == ErrorKind::Rejected && is_of_a_stale_task(&error) => {
-                tracing::warn!(instance = %id, error = chain(&error), "the container is made anew");
-                self.remove(id).await?;
-                Err(EngineError::new(ErrorKind::NotFound, tried).because(error))
-            }
-            started => started,
         }
     }
 
@@ -485,11 +473,6 @@ fn failed(tried: &str, error: ApiError) -> EngineError {
     EngineError::new(kind, tried).because(error)
 }
 
-fn is_of_a_stale_task(error: &EngineError) -> bool {
-    let said = chain(error);
-    STALE_TASK.iter().all(|part| said.contains(part))
-}
-
 /// What an answer of the engine means. 500 is what it says to nearly everything, so its words must be looked at.
 fn of_answer(status: u16, message: &str) -> ErrorKind {
     const FULL: [&str; 5] = [
@@ -521,16 +504,6 @@ fn of_answer(status: u16, message: &str) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_task_that_the_engine_forgot_is_known_by_its_words() {
-        let of = |message: &str| {
-            let said = ApiError::DockerResponseServerError { status_code: 500, message: message.into() };
-            is_of_a_stale_task(&failed("starting beaver-i-1", said))
-        };
-        assert!(of("task 34512db90a8f78ce6de08fd61d16300e896d3a97aeec5036f68ae1ce5d5c5449: already exists"));
-        assert!(!of("OCI runtime create failed: task failed") && !of("mkdir /x: already exists"));
-    }
 
     #[test]
     fn answers_are_told_apart() {

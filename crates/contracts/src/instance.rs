@@ -27,9 +27,9 @@ use utoipa::ToSchema;
 
 use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
 
-/// `config.json`.
+/// `config.json`. Members that are not known are passed over, in this and every other file: an image that is put back reads what
+/// was written for a newer one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct InstanceConfig {
     /// The configuration's generation. The instance takes a newer provider into its own settings once.
     pub generation: i64,
@@ -55,7 +55,6 @@ pub struct InstanceConfig {
 
 /// An MCP server that every instance may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct McpServer {
     /// Its name inside the instance.
     pub id: String,
@@ -65,7 +64,6 @@ pub struct McpServer {
 
 /// `registration.json`: the one-time token for `/oauth/register`.
 #[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Registration {
     /// The initial access token.
     pub initial_access_token: String,
@@ -76,7 +74,6 @@ pub struct Registration {
 /// `disk.json`: the instance's data takes more disk than it may, and nothing more is to be written. It comes and goes while
 /// the instance runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DiskNotice {
     /// What it takes, in bytes; absent when it is too many files to be counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,4 +187,22 @@ pub struct InstanceActivity {
 /// The cookie that holds the edge token, on the instance's origin: `__Host-beaver_edge` with https.
 pub fn edge_cookie_name(secure: bool) -> &'static str {
     if secure { "__Host-beaver_edge" } else { "beaver_edge" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_service_adds_to_a_file_is_passed_over() {
+        let config = serde_json::json!({
+            "generation": 3, "instance_id": "i-00000000000000000000000000000001", "slug": "alice", "owner": "a-00000000000000000000000000000001",
+            "origin": "http://alice.localhost", "issuer": "http://issuer", "portal": "http://localhost", "later": { "x": 1 },
+            "outlook_mcp": { "id": "outlook", "url": "http://mcp", "later": true },
+        });
+        assert_eq!(serde_json::from_value::<InstanceConfig>(config).unwrap().generation, 3);
+        let registration = serde_json::json!({ "initial_access_token": "t", "expires_at_ms": 1, "later": 2 });
+        serde_json::from_value::<Registration>(registration).unwrap();
+        serde_json::from_value::<DiskNotice>(serde_json::json!({ "limit_bytes": 1, "later": 3 })).unwrap();
+    }
 }

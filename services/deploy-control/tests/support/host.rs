@@ -3,7 +3,7 @@
 //! Its instances run the test's own program, which must have the "test" of [`instance::ARGUMENTS`](super::instance).
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use bollard::{
     models::ContainerInspectResponse,
@@ -27,6 +27,8 @@ use super::instance;
 
 /// What is on everything of a stack.
 const LABEL: &str = "beaver.stack";
+/// How long after a look at what is left the next one is.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 pub fn config(data_dir: &Path, engine: &str, prefix: &str) -> Config {
@@ -166,17 +168,28 @@ impl Drop for Host {
 
 async fn sweep(client: bollard::Docker, engine: EngineConfig) {
     let filters = [("label".to_owned(), vec![format!("{LABEL}={}", engine.prefix)])].into();
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    for container in client.list_containers(Some(options)).await.unwrap() {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let _ = client.remove_container(&container.id.unwrap(), Some(options)).await;
+    // What was abandoned in the middle of its creation is there only a moment later.
+    let mut looks = 0;
+    for _ in 0..100 {
+        if looks == 3 {
+            return;
+        }
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let containers = client.list_containers(Some(options)).await.unwrap();
+        looks = if containers.is_empty() { looks + 1 } else { 0 };
+        for container in containers {
+            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+            let _ = client.remove_container(&container.id.unwrap(), Some(options)).await;
+        }
+        // Also those whose name another has taken.
+        let options = ListImagesOptionsBuilder::new().all(true).filters(&filters).build();
+        for image in client.list_images(Some(options)).await.unwrap() {
+            let options = RemoveImageOptionsBuilder::new().force(true).build();
+            let _ = client.remove_image(&image.id, Some(options), None).await;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    // Also those whose name another has taken.
-    let options = ListImagesOptionsBuilder::new().all(true).filters(&filters).build();
-    for image in client.list_images(Some(options)).await.unwrap() {
-        let options = RemoveImageOptionsBuilder::new().force(true).build();
-        let _ = client.remove_image(&image.id, Some(options), None).await;
-    }
+    panic!("something cannot be removed");
 }
 
 fn client(engine: &EngineConfig) -> bollard::Docker {

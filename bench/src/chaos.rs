@@ -18,7 +18,7 @@ pub struct Options {
     /// How many people there are.
     #[arg(long, default_value_t = 6)]
     instances: usize,
-    /// Makes something in the end that must be found: one-container, no-orphan, prune, right-generation, right-route,
+    /// Makes something in the end that must be found: one-container, forgotten, no-orphan, prune, right-generation, right-route,
     /// no-lost-row, no-lost-message, config-whole.
     #[arg(long)]
     violate: Option<Violation>,

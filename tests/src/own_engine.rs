@@ -34,6 +34,8 @@ pub struct OwnEngine {
     name: String,
     containerd: Child,
     dockerd: Option<Child>,
+    /// What runs as if in a container.
+    unknown: Option<Child>,
     relays: Vec<oneshot::Sender<()>>,
     /// Where on this host's loopback addresses of its own answer.
     reached: HashMap<SocketAddr, SocketAddr>,
@@ -167,6 +169,7 @@ impl OwnEngine {
             name: name.to_owned(),
             containerd,
             dockerd: None,
+            unknown: None,
             relays: Vec::new(),
             reached: HashMap::new(),
             dir,
@@ -284,6 +287,19 @@ impl OwnEngine {
         groups.filter(|(_, group)| !processes_in(group).is_empty()).map(|(container, _)| container).collect()
     }
 
+    /// Runs a process as if it were in a container that the engine does not know of.
+    ///
+    /// # Errors
+    /// When there is no control group for it.
+    pub fn run_unknown(&mut self) -> anyhow::Result<()> {
+        let group = control_groups(&self.name).pop().context("the engine has run nothing yet")?.join("unknown");
+        fs::create_dir_all(&group)?;
+        let mut command = Command::new("sleep");
+        let child = self.unknown.insert(command.arg("600").stdin(Stdio::null()).kill_on_drop(true).spawn()?);
+        let pid = child.id().context("it has ended")?;
+        Ok(fs::write(group.join("cgroup.procs"), pid.to_string())?)
+    }
+
     /// Has the next start of a container wait in its middle, when its process is about to run, until [`OwnEngine::go_on`].
     /// Only an engine of [`OwnEngine::start_that_can_wait`] does.
     ///
@@ -323,7 +339,8 @@ impl OwnEngine {
                 left.insert(pid);
             }
         }
-        let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        // One that has ended and was not waited for yet has no program any more.
+        let is_there = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok();
         for pid in &left {
             let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         }

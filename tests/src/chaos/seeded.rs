@@ -19,6 +19,8 @@ use crate::engine::STACK_LABEL;
 pub enum Violation {
     /// Two containers of one instance.
     OneContainer,
+    /// A container runs that the engine does not know of.
+    Forgotten,
     /// A container of an instance that nobody has.
     NoOrphan,
     /// Something that was removed does not come back: its image is gone too.
@@ -37,8 +39,9 @@ pub enum Violation {
 
 impl Violation {
     /// Each, with its name on the command line and what its finding begins with.
-    pub const ALL: [(Self, &'static str, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str, &'static str); 9] = [
         (Self::OneContainer, "one-container", "one_container"),
+        (Self::Forgotten, "forgotten", "one_container"),
         (Self::NoOrphan, "no-orphan", "no_orphan"),
         (Self::Prune, "prune", "one_container"),
         (Self::RightGeneration, "right-generation", "right_generation"),
@@ -72,6 +75,7 @@ pub(super) async fn make(ground: &mut Ground, people: &mut [Somebody], violation
     let registry = ground.data_dir().join("deploy-control/registry.db");
     match violation {
         Violation::OneContainer => run(&docker, &prefix, &one.to_string()).await,
+        Violation::Forgotten => ground.stack.own_engine().context("it has an engine of its own")?.run_unknown(),
         Violation::NoOrphan => run(&docker, &prefix, "00000000-0000-4000-8000-000000000000").await,
         Violation::Prune => {
             // All of them, or the image stays for the sake of the others, and nobody has time to make one again meanwhile.

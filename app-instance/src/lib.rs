@@ -25,7 +25,12 @@ mod upstream;
 
 pub use upstream::Roots;
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, sync::LazyLock, time::Duration};
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use ::settings::Env;
 use anyhow::Context;
@@ -70,8 +75,8 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     if settings.exit_with_parent {
         stop_at_end_of_input(stop.clone());
     }
-    let place = tokio::select! {
-        place = take_place(&settings) => place?,
+    let (place, _data) = tokio::select! {
+        taken = take_place(&settings) => taken?,
         () = stop.cancelled() => return Ok(()),
     };
     let mut running = std::pin::pin!(run_in_place(settings, means, stop.clone()));
@@ -84,12 +89,16 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     running.await
 }
 
-/// Its data is used by one process at a time, also when an engine has lost sight of one.
-async fn take_place(settings: &Settings) -> anyhow::Result<Place> {
+/// The place of the instance's one process, and a lock on its data: what runs there is the only one, also when an engine has
+/// lost sight of another, and when its sockets' folder is another than before.
+async fn take_place(settings: &Settings) -> anyhow::Result<(Place, File)> {
+    let place =
+        Place::take(&settings.inward).await.context("the place of the instance's one process cannot be taken")?;
     let path = settings.data.join("lock");
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let lock = lock.with_context(|| format!("{} cannot be made: the data folder must be writable", path.display()))?;
-    Place::take(lock, &settings.inward).await.context("the place of the instance's one process cannot be taken")
+    door::lock(&lock).await.context("the data folder cannot be locked")?;
+    Ok((place, lock))
 }
 
 async fn run_in_place(settings: Settings, means: Means, stop: Shutdown) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ impl Settings {
     /// `config.json`.
     ///
     /// # Errors
-    /// When it is missing, unreadable, or has a member that is unknown; the text names the file and the place.
+    /// When it is missing, unreadable, or lacks a member; the text names the file and the place.
     pub fn read_config(&self) -> anyhow::Result<InstanceConfig> {
         let path = self.config.join("config.json");
         let text = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -93,7 +93,7 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> anyhow::Re
     serde_json::from_slice(text).map_err(|error| {
         let what = error.to_string();
         let what = match what.split_once('`') {
-            Some((kind @ ("unknown field " | "missing field " | "duplicate field "), rest)) => {
+            Some((kind @ ("missing field " | "duplicate field "), rest)) => {
                 format!("{kind}`{}`", rest.split('`').next().unwrap_or_default())
             }
             _ => format!("{:?} error", error.classify()),
@@ -118,10 +118,10 @@ mod tests {
         "issuer":"http://beaver-authz-service:19090","portal":"http://localhost:3081""#;
 
     #[test]
-    fn an_unknown_member_is_named_and_a_wrong_value_is_not_quoted() {
-        assert_eq!(with_config(&format!("{GOOD}}}")).unwrap().generation, 1);
-        let unknown = with_config(&format!("{GOOD},\"colour\":1}}")).unwrap_err().to_string();
-        assert!(unknown.contains("unknown field `colour`"), "{unknown}");
+    fn a_missing_member_is_named_and_a_wrong_value_is_not_quoted() {
+        assert_eq!(with_config(&format!("{GOOD},\"colour\":1}}")).unwrap().generation, 1);
+        let missing = with_config(&format!("{}}}", GOOD.replace("portal", "colour"))).unwrap_err().to_string();
+        assert!(missing.contains("missing field `portal`"), "{missing}");
         let provider = r#","provider":{"kind":"canary-kind","base_url":"","model":"m","api_key":"canary-key"}}"#;
         let wrong = with_config(&format!("{GOOD}{provider}")).unwrap_err().to_string();
         assert!(!wrong.contains("canary") && wrong.contains("line"), "{wrong}");

@@ -11,7 +11,7 @@
 mod program;
 mod relay;
 
-use std::{ffi::OsString, fs::File, io, net::Ipv4Addr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io, net::Ipv4Addr, path::PathBuf, process::ExitCode, time::Duration};
 
 use door::Place;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -98,7 +98,7 @@ impl Shim {
     /// # Errors
     /// When a socket cannot be made; [`io::ErrorKind::NotFound`] also when there is no such program.
     pub async fn run(self) -> io::Result<u8> {
-        let place = Place::take(File::open(&self.inward)?, &self.inward).await?;
+        let place = Place::take(&self.inward).await?;
         // All of it before the program starts, which may ask at once.
         let inward = door::listen(&self.inward, SOCKET)?;
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, self.proxy_port)).await?;

@@ -27,8 +27,8 @@ use utoipa::ToSchema;
 
 use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
 
-/// `config.json`. Members that are not known are passed over, in this and every other file: an image that is put back reads what
-/// was written for a newer one.
+/// `config.json`. Members that are not known are passed over, in this and the other files: an image that is put back reads
+/// what was written for a newer one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InstanceConfig {
     /// The configuration's generation. The instance takes a newer provider into its own settings once.
@@ -198,6 +198,7 @@ mod tests {
         let config = serde_json::json!({
             "generation": 3, "instance_id": "i-00000000000000000000000000000001", "slug": "alice", "owner": "a-00000000000000000000000000000001",
             "origin": "http://alice.localhost", "issuer": "http://issuer", "portal": "http://localhost", "later": { "x": 1 },
+            "provider": { "kind": "openai-compatible", "base_url": "", "model": "m", "api_key": "k", "later": [] },
             "outlook_mcp": { "id": "outlook", "url": "http://mcp", "later": true },
         });
         assert_eq!(serde_json::from_value::<InstanceConfig>(config).unwrap().generation, 3);

@@ -11,7 +11,7 @@ use std::{io, os::unix::fs::PermissionsExt, path::Path};
 use tokio::net::UnixListener;
 
 pub use path::SocketPath;
-pub use place::{END, Place};
+pub use place::{END, Place, lock};
 
 /// Listens on `name` in `folder`, mode 0660, in the place of one that an earlier process left.
 ///

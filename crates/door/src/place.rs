@@ -27,25 +27,20 @@ pub struct Place {
 }
 
 impl Place {
-    /// Takes the place, of which `lock` is a file or folder that every process of the instance finds. Whoever has it is
-    /// asked to end, by [`END`] in `folder`, and waited for, for as long as that takes. May be left off.
+    /// Takes the place at the door in this folder, where every process of the instance has its sockets: a lock on the folder
+    /// itself. Whoever has it is asked to end, by [`END`], and waited for, for as long as that takes. May be left off.
     ///
     /// # Errors
-    /// When the lock cannot be tried, or the socket not be made.
+    /// When the folder cannot be locked, or the socket not be made.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub async fn take(lock: File, folder: &Path) -> io::Result<Self> {
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => {
-                    // It may not listen yet, or not any more: then it is asked the next time, or ends anyway.
-                    let _ = UnixStream::connect(SocketPath::new(folder, END)?).await;
-                    tokio::time::sleep(ASK).await;
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
+    pub async fn take(folder: &Path) -> io::Result<Self> {
+        let lock = File::open(folder)?;
+        while !try_lock(&lock)? {
+            // It may not listen yet, or not any more: then it is asked the next time, or ends anyway.
+            let _ = UnixStream::connect(SocketPath::new(folder, END)?).await;
+            tokio::time::sleep(ASK).await;
         }
         Ok(Self { _lock: lock, end: listen(folder, END)? })
     }
@@ -58,6 +53,25 @@ impl Place {
     }
 }
 
+/// Locks a file or a folder, and waits for whoever has it locked, for as long as that takes. May be left off.
+///
+/// # Errors
+/// When it cannot be locked.
+pub async fn lock(file: &File) -> io::Result<()> {
+    while !try_lock(file)? {
+        tokio::time::sleep(ASK).await;
+    }
+    Ok(())
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,9 +79,8 @@ mod tests {
     #[tokio::test]
     async fn whoever_comes_later_asks_and_waits_until_the_place_is_free() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = || File::open(folder.path()).unwrap();
-        let first = Place::take(lock(), folder.path()).await.unwrap();
-        let mut second = Box::pin(Place::take(lock(), folder.path()));
+        let first = Place::take(folder.path()).await.unwrap();
+        let mut second = Box::pin(Place::take(folder.path()));
         tokio::select! {
             () = first.asked_to_end() => {}
             _ = &mut second => panic!("two at a time"),
@@ -86,7 +99,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = File::open(folder.path()).unwrap();
         held.lock().unwrap();
-        let mut waiting = Box::pin(Place::take(File::open(folder.path()).unwrap(), folder.path()));
+        let mut waiting = Box::pin(Place::take(folder.path()));
         assert!(tokio::time::timeout(Duration::from_millis(150), &mut waiting).await.is_err());
         drop(held);
         tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();

@@ -428,10 +428,20 @@ impl Folders {
         self.run.meta(format!("{id}/in/{SOCKET}")).is_ok()
     }
 
+    /// Whether a process of the instance takes connections.
+    pub fn is_listening(&self, id: InstanceId) -> bool {
+        self.is_there(id, SOCKET)
+    }
+
     /// Asks whichever process of the instance runs to end, by its own door; whether there was one. For those that the engine
     /// does not know of.
     pub fn ask_to_end(&self, id: InstanceId) -> bool {
-        self.run.connect(format!("{id}/in/{}", door::END)).is_ok()
+        self.is_there(id, door::END)
+    }
+
+    fn is_there(&self, id: InstanceId, socket: &str) -> bool {
+        // Busy: so many have knocked already.
+        matches!(self.run.connect(format!("{id}/in/{socket}")), Ok(_) | Err(beneath::Error::Busy { .. }))
     }
 
     /// Those of these instances that miss a folder or, as all of them once had one, their socket.

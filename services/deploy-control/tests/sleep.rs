@@ -259,7 +259,7 @@ async fn wishes_find_it_asleep_and_are_fulfilled() {
             }
         }
 
-        // What it is made from has changed meanwhile: nobody is disturbed for it, and it wakes as a new one.
+        // What it is made from has changed meanwhile: nobody is disturbed for it, and once it is awake it is made anew.
         world.neighbours.use_it(alice.id, Used::default());
         service.settled(&alice, Phase::Paused).await;
         let made = world.engine.count("ensure", alice.id);
@@ -271,6 +271,7 @@ async fn wishes_find_it_asleep_and_are_fulfilled() {
         assert!(world.engine.is_paused(alice.id) && world.engine.count("ensure", alice.id) == made);
         world.neighbours.use_it(alice.id, used());
         wake(&service, &alice).await;
+        until("made anew", || world.engine.count("ensure", alice.id) == made + 1).await;
         service.settled(&alice, Phase::Ready).await;
         assert_eq!(world.engine.count("ensure", alice.id), made + 1);
     }
@@ -364,4 +365,20 @@ async fn what_wakes_it_is_told_to_the_router_while_it_sleeps_and_no_longer() {
     wake(&service, &alice).await;
     service.settled(&alice, Phase::Ready).await;
     assert!(keys().await.is_empty());
+}
+
+#[tokio::test]
+async fn one_that_the_engine_does_not_wake_at_once_is_neither_asked_to_end_nor_made_anew() {
+    let world = sqlite_world().await.sleepy(SHORT, None);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.asleep(&service, &alice, Phase::Paused).await;
+    let run = world.engine.units()[0].run.clone();
+    // It would take the connection, and hear of it once it goes on.
+    let its = tokio::net::UnixListener::bind(world.socket(alice.id).with_file_name(door::END)).unwrap();
+    world.engine.fail_next("start", ErrorKind::Rejected);
+    world.neighbours.use_it(alice.id, used());
+    wake(&service, &alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(world.engine.units()[0].run, run, "the same run");
+    assert!(tokio::time::timeout(Duration::from_millis(1), its.accept()).await.is_err());
 }

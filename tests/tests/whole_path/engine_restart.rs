@@ -111,6 +111,10 @@ async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result
     let (known, up): (BTreeSet<_>, _) = (known.collect(), own.with_processes());
     let unknown: Vec<_> = up.difference(&known).collect();
     ensure!(unknown.is_empty(), "{unknown:?} run unknown to the engine");
+    // Else all of this was something else.
+    let logs = stack.beaver(&["logs", "deploy-control"]).await?;
+    let told = String::from_utf8_lossy(&logs.stdout);
+    ensure!(told.contains("runs that the engine does not know of"), "the engine had not forgotten it");
     Ok(())
 }
 

@@ -27,7 +27,7 @@ const FORGOTTEN: Duration = Duration::from_millis(250);
 /// What was done since the last attempt that counted, so that the engine might start it.
 #[derive(Debug, Default)]
 pub(super) struct Way {
-    /// Whether whoever runs was asked to end.
+    /// Whether whoever runs was asked to end, or it was tried once more without that.
     ended: bool,
     /// Whether it was made anew.
     anew: bool,
@@ -181,16 +181,30 @@ impl Worker<'_> {
     /// the same, and the engine does not know of it: it must end, and then the unit starts. Or nothing runs, and only another
     /// unit will start. Everything that matters is outside of it.
     async fn clear_the_way(&mut self, row: &Row, cause: &str) -> Option<Next> {
-        if !std::mem::replace(&mut self.way.ended, true) && self.inner.end_forgotten(row.id).await {
-            tracing::warn!(cause, "ended a process that the engine does not know of");
-            return Some(Next::After(FORGOTTEN));
+        let engine = &self.inner.parts.engine;
+        let up = match engine.observe(row.id).await {
+            Ok(unit) => unit.is_some_and(|unit| unit.is_up()),
+            Err(error) if error.kind == ErrorKind::Unavailable => return Some(self.lose_engine(row.clone()).await),
+            Err(_) => return None,
+        };
+        if !std::mem::replace(&mut self.way.ended, true) {
+            // One that is up is no stranger, and must not be asked.
+            let found = !up && self.inner.end_forgotten(row.id).await;
+            if up || found {
+                tracing::warn!(cause, "the engine did not start it; once more");
+                return Some(Next::After(FORGOTTEN));
+            }
         }
         if std::mem::replace(&mut self.way.anew, true) {
             return None;
         }
         tracing::warn!(cause, "the engine does not start it; it is made anew");
-        match self.inner.parts.engine.remove(row.id).await {
+        match engine.remove(row.id).await {
             Ok(()) => Some(Next::Again),
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                self.way.anew = false;
+                Some(self.lose_engine(row.clone()).await)
+            }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "and does not remove it");
                 None

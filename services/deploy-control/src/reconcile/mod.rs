@@ -376,7 +376,8 @@ impl Reconciler {
             Phase::Ready => {}
             // Of what it is made from it hears when it wakes.
             Phase::Paused => return unit.is_none_or(|unit| unit.state != UnitState::Paused),
-            _ => return up,
+            // Or the engine does not know that it is up.
+            _ => return up || (row.phase != Phase::Deleted && self.0.parts.folders.is_listening(row.id)),
         }
         let running = unit.filter(|unit| unit.state == UnitState::Running);
         let Some(unit) = running else { return true };

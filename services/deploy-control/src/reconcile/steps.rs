@@ -54,16 +54,20 @@ impl Inner {
         held_back: Option<&NotRelease>,
     ) -> Result<Option<Healthy>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
+        if matches!(step, Step::PutArchive(_) | Step::TakeArchiveBack(_) | Step::RemoveFolders) {
+            // What is taken from under it would be used by two.
+            self.end_forgotten(row.id).await;
+        }
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
             Step::Stop { .. } | Step::TakeDown => {
                 engine.stop(row.id).await?;
-                folders.ask_to_end(row.id);
+                self.end_forgotten(row.id).await;
             }
             Step::Remove => {
                 engine.remove(row.id).await?;
-                folders.ask_to_end(row.id);
+                self.end_forgotten(row.id).await;
             }
             Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
             Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,
@@ -110,13 +114,17 @@ impl Inner {
         }
     }
 
-    /// Ends the process that runs though the engine does not know of it, and waits for it, but not for ever. False when there
-    /// is none.
+    /// Ends the process that runs though there is no unit that is up, and waits for it, but not for ever. False when there is
+    /// none, which is told at once.
+    ///
+    /// An engine that is killed in the middle of a start may know nothing of what it began, which goes on all the same.
     pub(super) async fn end_forgotten(&self, id: InstanceId) -> bool {
         let deadline = Instant::now() + ENDING;
         let mut found = false;
         while self.parts.folders.ask_to_end(id) && Instant::now() < deadline {
-            found = true;
+            if !std::mem::replace(&mut found, true) {
+                tracing::warn!(instance = %id, "a process runs that the engine does not know of; it is asked to end");
+            }
             tokio::time::sleep(DRAINED).await;
         }
         found

@@ -37,6 +37,8 @@ use crate::{
 
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The wait for the end of a process that is not to run.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Plans in a row that lead to another plan, after which something must be wrong with them.
 const PLANS: u32 = 12;
 
@@ -88,12 +90,13 @@ pub(super) enum Next {
 enum Stop {
     /// Another wish has come.
     Superseded,
-    Failed(Failure),
+    /// A step did not succeed; which, where several were taken at once.
+    Failed(Option<Step>, Failure),
 }
 
 impl<E: Into<Failure>> From<E> for Stop {
     fn from(error: E) -> Self {
-        Self::Failed(error.into())
+        Self::Failed(None, error.into())
     }
 }
 
@@ -236,9 +239,10 @@ impl Worker<'_> {
             if seen.unit == Seen::Unknown {
                 return Next::After(self.away.next(&self.inner.parts.entropy));
             }
-            if !up {
-                // Of one that an engine forgot nobody else would ever hear.
-                self.inner.parts.folders.ask_to_end(row.id);
+            // Of one that an engine forgot nobody else would ever hear.
+            if !up && self.inner.parts.folders.ask_to_end(row.id) {
+                tracing::warn!("a process runs that is not to; it is asked to end");
+                return Next::After(LOOK_AGAIN);
             }
             if row.phase != Phase::Deleted {
                 // Whoever wrote that it is settled may have been killed before this.
@@ -294,7 +298,9 @@ impl Worker<'_> {
                         match self.take(&mut row, &steps[..=at]).await {
                             Ok(()) => steps = &steps[at + 1..],
                             Err((_, Stop::Superseded)) => return Next::Anew,
-                            Err((step, Stop::Failed(failure))) => return self.failed(row, Some(step), failure).await,
+                            Err((step, Stop::Failed(_, failure))) => {
+                                return self.failed(row, Some(step), failure).await;
+                            }
                         }
                     }
                     if let Some(next) = self.line_up(&row, &seen, steps).await {
@@ -325,7 +331,7 @@ impl Worker<'_> {
                         self.old_runs = 0;
                         Next::Anew
                     }
-                    Err((step, Stop::Failed(failure))) => self.failed(row, Some(step), failure).await,
+                    Err((step, Stop::Failed(_, failure))) => self.failed(row, Some(step), failure).await,
                 }
             }
         }
@@ -392,7 +398,10 @@ impl Worker<'_> {
                 self.pending.then(outcome::before(&self.pending.applied_to(row.clone()), step));
             }
             let acting = strikes::within(step_name(step), self.write_and_act(row, at_once));
-            acting.await.map_err(|stop| (step.clone(), stop))?;
+            acting.await.map_err(|stop| match stop {
+                Stop::Failed(Some(failed), failure) => (failed, Stop::Failed(None, failure)),
+                stop => (step.clone(), stop),
+            })?;
             for step in at_once {
                 let after = self.means(|context| outcome::after(&self.pending.applied_to(row.clone()), step, context));
                 self.pending.then(after);
@@ -408,6 +417,7 @@ impl Worker<'_> {
         strikes::within(step_name(&last), self.write(row)).await.map_err(|stop| (last, stop))
     }
 
+    /// Takes steps that need nothing of each other, and writes what is pending meanwhile.
     async fn write_and_act(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), Stop> {
         if steps.iter().all(only_tells) {
             self.inner.parts.strikes.pass("step", row.id, std::future::ready(())).await;
@@ -422,13 +432,15 @@ impl Worker<'_> {
             let identity = &mut self.identity;
             match steps {
                 [step @ Step::Register] => {
-                    inner.timed(before.id, step, inner.register(&before, identity)).await.map(|()| None)
+                    let registered = inner.timed(before.id, step, inner.register(&before, identity)).await;
+                    registered.map(|()| None).map_err(|failure| Stop::Failed(None, failure))
                 }
                 steps => {
                     let others = steps.iter().filter(|step| **step != Step::Identify);
                     let acts = others.map(async |step| {
                         let _permit = if asks_the_host(step) { inner.permits.acquire().await.ok() } else { None };
-                        inner.timed(before.id, step, inner.act(&before, step, held_back.as_ref())).await
+                        let acted = inner.timed(before.id, step, inner.act(&before, step, held_back.as_ref())).await;
+                        acted.map_err(|failure| Stop::Failed(Some(step.clone()), failure))
                     });
                     let identify = async {
                         match steps.contains(&Step::Identify) {
@@ -438,8 +450,9 @@ impl Worker<'_> {
                     };
                     // Each is brought to its end, also when another failed.
                     let (acted, identified) = tokio::join!(join_all(acts), identify);
-                    let found: Result<Vec<_>, Failure> = acted.into_iter().collect();
-                    found.and_then(|found| identified.map(|()| found.into_iter().flatten().next()))
+                    let found: Vec<_> = acted.into_iter().collect::<Result<_, Stop>>()?;
+                    identified.map_err(|failure| Stop::Failed(Some(Step::Identify), failure))?;
+                    Ok(found.into_iter().flatten().next())
                 }
             }
         };

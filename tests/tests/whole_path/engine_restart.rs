@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, os::unix::net::UnixStream, path::Path, time
 
 use anyhow::{Context, ensure};
 use beaver_tests::{
-    engine,
+    canary, engine,
     own_engine::OwnEngine,
     people::{Person, by_form},
     provider::FakeProvider,
@@ -112,8 +112,8 @@ async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result
     let unknown: Vec<_> = up.difference(&known).collect();
     ensure!(unknown.is_empty(), "{unknown:?} run unknown to the engine");
     // Else all of this was something else.
-    let logs = stack.beaver(&["logs", "deploy-control"]).await?;
-    let told = String::from_utf8_lossy(&logs.stdout);
+    let logs = canary::logs(&docker, &stack.container("deploy-control")).await?;
+    let told = String::from_utf8_lossy(&logs);
     ensure!(told.contains("runs that the engine does not know of"), "the engine had not forgotten it");
     Ok(())
 }

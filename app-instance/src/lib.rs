@@ -75,10 +75,11 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
     if settings.exit_with_parent {
         stop_at_end_of_input(stop.clone());
     }
-    let (place, _data) = tokio::select! {
+    let taken = tokio::select! {
         taken = take_place(&settings) => taken?,
         () = stop.cancelled() => return Ok(()),
     };
+    let Some((place, _data)) = taken else { return Ok(()) };
     let mut running = std::pin::pin!(run_in_place(settings, means, stop.clone()));
     tokio::select! {
         outcome = &mut running => return outcome,
@@ -90,15 +91,18 @@ pub async fn run_with(settings: Settings, means: Means, stop: Shutdown) -> anyho
 }
 
 /// The place of the instance's one process, and a lock on its data: what runs there is the only one, also when an engine has
-/// lost sight of another, and when its sockets' folder is another than before.
-async fn take_place(settings: &Settings) -> anyhow::Result<(Place, File)> {
+/// lost sight of another, and when its sockets' folder is another than before. `None` when it is asked to end before it has both.
+async fn take_place(settings: &Settings) -> anyhow::Result<Option<(Place, File)>> {
     let place =
         Place::take(&settings.inward).await.context("the place of the instance's one process cannot be taken")?;
     let path = settings.data.join("lock");
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let lock = lock.with_context(|| format!("{} cannot be made: the data folder must be writable", path.display()))?;
-    door::lock(&lock).await.context("the data folder cannot be locked")?;
-    Ok((place, lock))
+    tokio::select! {
+        locked = door::lock(&lock) => locked.context("the data folder cannot be locked")?,
+        () = place.asked_to_end() => return Ok(None),
+    }
+    Ok(Some((place, lock)))
 }
 
 async fn run_in_place(settings: Settings, means: Means, stop: Shutdown) -> anyhow::Result<()> {

@@ -150,6 +150,9 @@ pub struct ReconcileConfig {
     pub resync: Duration,
     /// The wait after the first failed attempt; each doubles the one before.
     pub first_retry: Duration,
+    /// For how long a process is waited for that was asked to end by its own door: longer than what runs in it gives to what is
+    /// under way.
+    pub end_limit: Duration,
 }
 
 impl Config {
@@ -195,6 +198,7 @@ impl Config {
                 drain_timeout: Duration::from_secs(env.parse::<u16>("BEAVER_DRAIN_TIMEOUT")?.into()),
                 resync: Duration::from_secs(30),
                 first_retry: Duration::from_secs(1),
+                end_limit: Duration::from_secs(30),
             },
             plans: PlansConfig {
                 file: data_dir.join("deploy-control").join(env.string("BEAVER_PLANS_FILE")?),

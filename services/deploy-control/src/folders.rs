@@ -439,6 +439,20 @@ impl Folders {
         self.is_there(id, door::END)
     }
 
+    /// Takes an instance's sockets away from one that is not up. Nothing depends on it.
+    pub async fn close_door(&self, id: InstanceId) {
+        let this = self.clone();
+        let closed = blocking(move || {
+            for socket in [door::END, SOCKET] {
+                this.run.remove_file(format!("{id}/in/{socket}"))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::info!(instance = %id, error = crate::chain(&error), "its sockets stay");
+        }
+    }
+
     fn is_there(&self, id: InstanceId, socket: &str) -> bool {
         // Busy: so many have knocked already.
         matches!(self.run.connect(format!("{id}/in/{socket}")), Ok(_) | Err(beneath::Error::Busy { .. }))

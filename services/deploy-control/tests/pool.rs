@@ -262,3 +262,17 @@ async fn a_registry_from_before_somebody_took_one_over_touches_nothing_of_theirs
         assert!(world.engine.is_running(alice.id), "{state}: an orphan is left alone");
     }
 }
+
+#[tokio::test]
+async fn one_that_does_not_go_on_at_once_is_the_same_a_moment_later() {
+    let world = sqlite_world().await.with_pool(1);
+    let service = world.start().await;
+    world.waiting(1, &[]).await;
+    let alice = service.told("alice").await;
+    let run = world.engine.units().into_iter().find(|unit| unit.id == alice.id).unwrap().run;
+    world.engine.fail_next("start", ErrorKind::Rejected);
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(world.engine.units().into_iter().find(|unit| unit.id == alice.id).unwrap().run, run);
+    assert!(!service.codes(&alice).await.contains(&EventCode::AttemptFailed));
+}

@@ -2,14 +2,41 @@
 
 mod support;
 
+use std::{path::Path, time::Duration};
+
 use contracts::deploy::{EventCode, Phase};
 use deploy_control::engine::ErrorKind;
-use support::{Person, sqlite_world, until};
+use support::{Person, World, sqlite_world, until};
+use tokio::net::UnixListener;
+
+/// A process of somebody's that the engine does not know of: its sockets.
+struct Forgotten {
+    end: UnixListener,
+    http: UnixListener,
+}
+
+impl Forgotten {
+    fn runs(world: &World, person: &Person) -> Self {
+        let listen = |socket: &Path| {
+            let _ = std::fs::remove_file(socket);
+            UnixListener::bind(socket).unwrap()
+        };
+        let http = world.socket(person.id);
+        Self { end: listen(&http.with_file_name(door::END)), http: listen(&http) }
+    }
+
+    /// Until it is asked to end again and again, as one is that is waited for.
+    async fn is_waited_for(&self) {
+        for _ in 0..3 {
+            tokio::time::timeout(Duration::from_secs(30), self.end.accept()).await.unwrap().unwrap();
+        }
+    }
+}
 
 #[tokio::test]
 async fn one_that_cannot_be_stopped_is_tried_now_and_then_and_looked_at_again() {
     let mut world = sqlite_world().await;
-    world.config.reconcile.first_retry = std::time::Duration::from_millis(100);
+    world.config.reconcile.first_retry = Duration::from_millis(100);
     let (service, alice) = (world.start().await, Person::named("alice"));
     service.register(&alice).await;
     service.settled(&alice, Phase::Ready).await;
@@ -31,9 +58,9 @@ async fn one_that_cannot_be_stopped_is_tried_now_and_then_and_looked_at_again() 
 #[tokio::test]
 async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain() {
     let mut world = sqlite_world().await;
-    world.config.reconcile.start_timeout = std::time::Duration::from_secs(600);
-    world.config.reconcile.first_retry = std::time::Duration::from_millis(200);
-    world.config.reconcile.resync = std::time::Duration::from_millis(20);
+    world.config.reconcile.start_timeout = Duration::from_secs(600);
+    world.config.reconcile.first_retry = Duration::from_millis(200);
+    world.config.reconcile.resync = Duration::from_millis(20);
     let (service, alice) = (world.start().await, Person::named("alice"));
     service.register(&alice).await;
     service.settled(&alice, Phase::Ready).await;
@@ -51,7 +78,7 @@ async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain
 async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
     let mut world = sqlite_world().await;
     // Longer than anybody waits here.
-    world.config.reconcile.first_retry = std::time::Duration::from_secs(600);
+    world.config.reconcile.first_retry = Duration::from_secs(600);
     world.engine.fail_next("ensure", ErrorKind::Rejected);
     let (service, alice) = (world.start().await, Person::named("alice"));
     service.register(&alice).await;
@@ -68,14 +95,11 @@ async fn whoever_runs_though_the_engine_forgot_it_is_asked_to_end_and_then_it_st
     service.settled(&alice, Phase::Ready).await;
     service.wish(&alice, "stop").await;
     service.settled(&alice, Phase::Stopped).await;
-    let forgotten = tokio::net::UnixListener::bind(world.socket(alice.id).with_file_name(door::END)).unwrap();
+    let forgotten = Forgotten::runs(&world, &alice);
     let (created, removed) = (world.engine.count("ensure", alice.id), world.engine.count("remove", alice.id));
     world.engine.refuse("start", ErrorKind::Rejected);
     service.wish(&alice, "start").await;
-    // Asked again for as long as it is there.
-    for _ in 0..2 {
-        tokio::time::timeout(std::time::Duration::from_secs(30), forgotten.accept()).await.unwrap().unwrap();
-    }
+    forgotten.is_waited_for().await;
     world.engine.accept("start");
     drop(forgotten);
     let ready = service.settled(&alice, Phase::Ready).await;
@@ -103,7 +127,7 @@ async fn one_that_the_engine_does_not_start_is_made_anew() {
 #[tokio::test]
 async fn one_that_the_engine_never_starts_is_given_up_after_a_few_attempts() {
     let mut world = sqlite_world().await;
-    world.config.reconcile.first_retry = std::time::Duration::from_millis(1);
+    world.config.reconcile.first_retry = Duration::from_millis(1);
     let (service, alice) = (world.start().await, Person::named("alice"));
     world.engine.refuse("start", ErrorKind::Rejected);
     service.register(&alice).await;
@@ -112,6 +136,64 @@ async fn one_that_the_engine_never_starts_is_given_up_after_a_few_attempts() {
     let (started, removed) = (world.engine.count("start", alice.id), world.engine.count("remove", alice.id));
     assert_eq!(started, 2 * removed, "each attempt was made with another one, too");
     world.engine.accept("start");
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+}
+
+#[tokio::test]
+async fn what_runs_though_it_is_to_be_down_is_found_by_itself() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.resync = Duration::from_millis(20);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    let told = service.events(&alice).await.len();
+    let forgotten = Forgotten::runs(&world, &alice);
+    forgotten.is_waited_for().await;
+    drop(forgotten);
+    // What is waited for is no reason to wait with a wish.
+    let forgotten = Forgotten::runs(&world, &alice);
+    forgotten.is_waited_for().await;
+    service.wish(&alice, "start").await;
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(service.events(&alice).await.len(), told + 4, "{:?}", service.codes(&alice).await);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_from_under_what_runs_though_the_engine_forgot_it() {
+    let (world, alice) = (sqlite_world().await, Person::named("alice"));
+    let service = world.start().await;
+    world.neighbours.set_refuse_owner(true);
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Failed).await;
+    until("it is down", || !world.engine.is_running(alice.id)).await;
+    let data = world.config.data_dir.join("instances").join(alice.id.to_string());
+    let forgotten = Forgotten::runs(&world, &alice);
+    service.wish(&alice, "discard").await;
+    forgotten.is_waited_for().await;
+    assert!(data.exists());
+    drop(forgotten);
+    service.settled(&alice, Phase::Deleted).await;
+    assert!(!data.exists());
+}
+
+#[tokio::test]
+async fn a_door_behind_which_nobody_ends_is_closed_and_nobody_waits_at_it_again() {
+    let mut world = sqlite_world().await;
+    (world.config.reconcile.resync, world.config.reconcile.end_limit) =
+        (Duration::from_millis(20), Duration::from_millis(300));
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    let forgotten = Forgotten::runs(&world, &alice);
+    let doors = [world.socket(alice.id).with_file_name(door::END), world.socket(alice.id)];
+    until("closed", || !doors.iter().any(|door| door.exists())).await;
+    // It listens all the same, as its socket does that was sent away to where nobody reads it.
+    assert!(forgotten.http.local_addr().is_ok());
     service.wish(&alice, "start").await;
     service.settled(&alice, Phase::Ready).await;
 }

@@ -13,7 +13,7 @@ use beaver_tests::{
     wait,
     web::Web,
 };
-use bollard::query_parameters::ListContainersOptions;
+use bollard::{Docker, query_parameters::ListContainersOptions};
 
 use crate::{World, faults, operating::is_in, report};
 
@@ -92,6 +92,7 @@ async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result
     web.submit(&format!("{}/instance/stop", stack.portal()), &[]).await?.expect(200)?;
     is_in(stack, person, "stopped").await?;
     let docker = stack.docker().context("it is on Docker")?.clone();
+    let forgotten = times_forgotten(stack, &docker).await?;
     let run = stack.data_dir().join("run");
     let up = listening(&run)?;
     stack.own_engine().context("it is the test's own")?.wait_in_a_start()?;
@@ -111,11 +112,14 @@ async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result
     let (known, up): (BTreeSet<_>, _) = (known.collect(), own.with_processes());
     let unknown: Vec<_> = up.difference(&known).collect();
     ensure!(unknown.is_empty(), "{unknown:?} run unknown to the engine");
-    // Else all of this was something else.
-    let logs = canary::logs(&docker, &stack.container("deploy-control")).await?;
-    let told = String::from_utf8_lossy(&logs);
-    ensure!(told.contains("runs that the engine does not know of"), "the engine had not forgotten it");
+    ensure!(times_forgotten(stack, &docker).await? > forgotten, "the engine had not forgotten it");
     Ok(())
+}
+
+/// How often deploy-control has come upon something that the engine does not know of.
+async fn times_forgotten(stack: &Stack, docker: &Docker) -> anyhow::Result<usize> {
+    let logs = canary::logs(docker, &stack.container("deploy-control")).await?;
+    Ok(String::from_utf8_lossy(&logs).matches("runs that the engine does not know of").count())
 }
 
 /// How many instances take connections.

@@ -188,8 +188,11 @@ impl Worker<'_> {
             Err(_) => return None,
         };
         if !std::mem::replace(&mut self.way.ended, true) {
-            // One that is up is no stranger, and must not be asked.
-            let found = !up && self.inner.end_forgotten(row.id).await;
+            let found = tokio::select! {
+                // One that is up is no stranger, and must not be asked.
+                found = async { !up && self.inner.end_forgotten(row.id).await } => found,
+                () = self.mailbox.wish.notified() => return Some(Next::Anew),
+            };
             if up || found {
                 tracing::warn!(cause, "the engine did not start it; once more");
                 return Some(Next::After(FORGOTTEN));

@@ -22,8 +22,6 @@ const DOORS: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(3);
 /// How often it is asked whether everything that was under way is over.
 const DRAINED: Duration = Duration::from_millis(50);
-/// For how long a process is waited for that was asked to end: longer than what runs in it gives to what is under way.
-const ENDING: Duration = Duration::from_secs(30);
 /// How often a start is checked for having ended by itself.
 const STILL_UP: Duration = Duration::from_millis(400);
 
@@ -54,21 +52,11 @@ impl Inner {
         held_back: Option<&NotRelease>,
     ) -> Result<Option<Healthy>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
-        if matches!(step, Step::PutArchive(_) | Step::TakeArchiveBack(_) | Step::RemoveFolders) {
-            // What is taken from under it would be used by two.
-            self.end_forgotten(row.id).await;
-        }
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
             Step::UseConfig(generation) => folders.make_current(row, *generation).await?,
-            Step::Stop { .. } | Step::TakeDown => {
-                engine.stop(row.id).await?;
-                self.end_forgotten(row.id).await;
-            }
-            Step::Remove => {
-                engine.remove(row.id).await?;
-                self.end_forgotten(row.id).await;
-            }
+            Step::Stop { .. } | Step::TakeDown => engine.stop(row.id).await?,
+            Step::Remove => engine.remove(row.id).await?,
             Step::PutArchive(generation) => folders.put_archive(row.id, *generation).await?,
             Step::TakeArchiveBack(generation) => folders.take_archive_back(row.id, *generation).await?,
             Step::PutTombstone(until) => folders.put_tombstone(row.id, *until).await?,
@@ -115,19 +103,27 @@ impl Inner {
     }
 
     /// Ends the process that runs though there is no unit that is up, and waits for it, but not for ever. False when there is
-    /// none, which is told at once.
+    /// none, which is told at once. May be left off.
     ///
     /// An engine that is killed in the middle of a start may know nothing of what it began, which goes on all the same.
     pub(super) async fn end_forgotten(&self, id: InstanceId) -> bool {
-        let deadline = Instant::now() + ENDING;
-        let mut found = false;
-        while self.parts.folders.ask_to_end(id) && Instant::now() < deadline {
-            if !std::mem::replace(&mut found, true) {
-                tracing::warn!(instance = %id, "a process runs that the engine does not know of; it is asked to end");
+        let folders = &self.parts.folders;
+        if !folders.ask_to_end(id) {
+            return false;
+        }
+        tracing::warn!(instance = %id, "a process runs that the engine does not know of; it is asked to end");
+        let deadline = Instant::now() + self.parts.config.end_limit;
+        while folders.ask_to_end(id) {
+            if Instant::now() >= deadline {
+                tracing::warn!(instance = %id, "it did not end; nobody comes to it any more");
+                // It would be asked for ever. A socket that is listened on says nothing of a process, either: an instance can
+                // have sent its own away to where nobody reads it. What is locked stays so.
+                folders.close_door(id).await;
+                break;
             }
             tokio::time::sleep(DRAINED).await;
         }
-        found
+        true
     }
 
     /// Waits until nothing is under way that began before the router heard that nobody new gets in, but not for ever.

@@ -37,8 +37,6 @@ use crate::{
 
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// The wait for the end of a process that is not to run.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Plans in a row that lead to another plan, after which something must be wrong with them.
 const PLANS: u32 = 12;
 
@@ -240,9 +238,14 @@ impl Worker<'_> {
                 return Next::After(self.away.next(&self.inner.parts.entropy));
             }
             // Of one that an engine forgot nobody else would ever hear.
-            if !up && self.inner.parts.folders.ask_to_end(row.id) {
-                tracing::warn!("a process runs that is not to; it is asked to end");
-                return Next::After(LOOK_AGAIN);
+            if !up {
+                let ended = tokio::select! {
+                    ended = self.inner.end_forgotten(row.id) => ended,
+                    () = self.mailbox.wish.notified() => return Next::Anew,
+                };
+                if ended {
+                    return Next::Again;
+                }
             }
             if row.phase != Phase::Deleted {
                 // Whoever wrote that it is settled may have been killed before this.
@@ -438,8 +441,7 @@ impl Worker<'_> {
                 steps => {
                     let others = steps.iter().filter(|step| **step != Step::Identify);
                     let acts = others.map(async |step| {
-                        let _permit = if asks_the_host(step) { inner.permits.acquire().await.ok() } else { None };
-                        let acted = inner.timed(before.id, step, inner.act(&before, step, held_back.as_ref())).await;
+                        let acted = inner.act_in_turn(&before, step, held_back.as_ref()).await;
                         acted.map_err(|failure| Stop::Failed(Some(step.clone()), failure))
                     });
                     let identify = async {
@@ -508,6 +510,28 @@ impl Worker<'_> {
 }
 
 impl Inner {
+    /// Takes a step, with a permit of the host's where it costs that something.
+    async fn act_in_turn(
+        &self,
+        row: &Row,
+        step: &Step,
+        held_back: Option<&NotRelease>,
+    ) -> Result<Option<Healthy>, Failure> {
+        if matches!(step, Step::PutArchive(_) | Step::TakeArchiveBack(_) | Step::RemoveFolders) {
+            // What is taken from under it would be used by two.
+            self.end_forgotten(row.id).await;
+        }
+        let acted = {
+            let _permit = if asks_the_host(step) { self.permits.acquire().await.ok() } else { None };
+            self.timed(row.id, step, self.act(row, step, held_back)).await?
+        };
+        if matches!(step, Step::Stop { .. } | Step::TakeDown | Step::Remove) {
+            // Waiting costs the host nothing.
+            self.end_forgotten(row.id).await;
+        }
+        Ok(acted)
+    }
+
     /// Takes a step, and its time.
     async fn timed<T>(
         &self,

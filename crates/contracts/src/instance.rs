@@ -94,8 +94,41 @@ pub const PROBE_SOCKET: &str = "probe.sock";
 /// The file in its data folder that a snapshot of its database is; whoever asked for it takes it away.
 pub const SNAPSHOT: &str = "snapshot.db";
 /// The file in its data folder that says that all of it came from an archive, perhaps another instance's: nobody is signed
-/// in, no key of its gateway holds, and it has no identity yet. The instance sees to that and takes the file away.
+/// in, no key of its gateway holds, and it has no identity yet. The instance sees to that and takes the file away. In it is
+/// which provider counts: a [`FromArchive`], as text; empty from before there was one, and then the archive's.
 pub const FROM_ARCHIVE: &str = ".from-archive";
+
+/// Which provider counts where data came from an archive: that in the data, or that of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromArchive {
+    /// As if nothing had happened: nobody has chosen another provider since the archive was made of this very instance. What
+    /// the data had not taken yet when it was made, it takes now.
+    AsItWas,
+    /// The data's own, over every configuration up to this generation, the newest when the archive was put back. What was
+    /// chosen after that is taken.
+    Over(i64),
+}
+
+impl std::fmt::Display for FromArchive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AsItWas => f.write_str("as it was"),
+            Self::Over(generation) => write!(f, "over {generation}"),
+        }
+    }
+}
+
+impl std::str::FromStr for FromArchive {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "it is neither `as it was` nor `over` and a generation";
+        match text.trim() {
+            "as it was" => Ok(Self::AsItWas),
+            text => text.strip_prefix("over ").and_then(|text| text.parse().ok()).map(Self::Over).ok_or(WRONG),
+        }
+    }
+}
 /// The file in its data folder that says that it was deleted and that this was taken back: of what was made before, no session
 /// and no key of its gateway holds. The instance sees to that at its start and takes the file away.
 pub const REVOKED: &str = ".revoked";
@@ -192,6 +225,14 @@ pub fn edge_cookie_name(secure: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_provider_counts_is_read_as_it_is_written() {
+        for mark in [FromArchive::AsItWas, FromArchive::Over(0), FromArchive::Over(i64::MAX)] {
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        assert!(["", "over", "over x", "as"].iter().all(|text| text.parse::<FromArchive>().is_err()));
+    }
 
     #[test]
     fn what_a_newer_service_adds_to_a_file_is_passed_over() {

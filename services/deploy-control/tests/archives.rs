@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fs, io::Read, path::PathBuf};
 use contracts::{
     InstanceId, ProblemDetails,
     deploy::{EventCode, Instance, Phase},
+    instance::FROM_ARCHIVE,
 };
 use support::{Person, Running, World, eventually, sqlite_world, until, worlds};
 
@@ -220,4 +221,24 @@ async fn wherever_the_service_is_killed_there_is_one_set_of_data_or_the_other() 
         names => Err(format!("{names:?} are left")),
     })
     .await;
+}
+
+#[tokio::test]
+async fn it_says_whether_another_provider_was_chosen_since_it_was_made() {
+    let world = sqlite_world().await;
+    let service = world.start().await;
+    let (alice, bob) = (settled(&world, &service, "alice").await, settled(&world, &service, "bobby").await);
+    let marked = async |person: &Person, archive: &[u8]| {
+        restore(&service, person, archive.to_vec()).await.unwrap();
+        service.settled(person, Phase::Ready).await;
+        fs::read_to_string(folder(&world, person.id).join("data").join(FROM_ARCHIVE)).unwrap()
+    };
+    service.configure(&alice, "sk-one").await;
+    service.settled(&alice, Phase::Ready).await;
+    let archive = export(&service, &alice).await;
+    assert_eq!(marked(&alice, &archive).await, "as it was");
+    service.configure(&alice, "sk-two").await;
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(marked(&alice, &archive).await, "over 2");
+    assert_eq!(marked(&bob, &archive).await, "over 0", "another's says nothing of bob's");
 }

@@ -10,6 +10,7 @@ use axum::{
 use contracts::{
     InstanceId, ProblemDetails,
     deploy::{By, Desired, EventCode, Instance, Phase},
+    instance::FromArchive,
 };
 use futures_util::StreamExt;
 use http::{StatusCode, header};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use super::{Api, instances::parse};
 use crate::{
     archive::{
-        Program, pipe,
+        Configured, Program, pipe,
         read::{self, Limits, unpack},
         write::{self, Source},
     },
@@ -121,6 +122,7 @@ pub(super) async fn export(State(api): State<Api>, Path(id): Path<String>, asked
         program,
         snapshot,
         made_at_ms: api.registry.now_ms(),
+        configured: Configured { instance: row.id, generation: row.config_generation },
     };
     let listing = tokio::task::spawn_blocking(move || source.list().map(|listed| (source, listed)));
     let (source, listed) = listing.await.map_err(Problem::internal)?.map_err(|error| match error {
@@ -255,9 +257,9 @@ async fn take(
         None => api.folders.free_bytes().map_or(u64::MAX, |free| free / OF_FREE),
     });
     let into = api.folders.begin_upload(&row).await.map_err(of_folders)?;
+    let program = program(&row);
     let taken = async {
         let (reading, feeding) = pipe::reading(sent);
-        let program = program(&row);
         let unpacking = tokio::task::spawn_blocking(move || unpack(&into, reading, program, limits));
         let (unpacked, _) = tokio::join!(unpacking, feeding);
         let manifest = unpacked.map_err(Problem::internal)?.map_err(refused)?;
@@ -267,7 +269,13 @@ async fn take(
         not_in_between(&row)?;
         let generation = row.archive_generation + 1;
         // First the data, then the number that makes it count.
-        api.folders.stage_archive(&row, generation).await.map_err(of_folders)?;
+        let configured = Configured { instance: row.id, generation: row.config_generation };
+        let counts = match manifest.configured == Some(configured) {
+            true => FromArchive::AsItWas,
+            false => FromArchive::Over(row.config_generation),
+        };
+        let counts = (program == Program::Workspace).then_some(counts);
+        api.folders.stage_archive(&row, generation, counts).await.map_err(of_folders)?;
         let row = api.registry.wish_by(row.id, by, Wish::Restore(generation)).await?;
         drop(turn);
         tracing::info!(instance = %row.id, from = manifest.slug, "data from an archive is to take the place of its own");

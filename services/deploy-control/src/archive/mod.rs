@@ -10,6 +10,7 @@ pub mod write;
 
 use std::path::{Component, Path};
 
+use contracts::InstanceId;
 use serde::{Deserialize, Serialize};
 
 /// The most entries an archive has.
@@ -53,6 +54,15 @@ pub enum Program {
     Image,
 }
 
+/// An instance, as it was configured last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its newest configuration.
+    pub generation: i64,
+}
+
 /// What an archive says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -66,6 +76,9 @@ pub struct Manifest {
     pub program: Program,
     /// When it was made, in Unix milliseconds.
     pub made_at_ms: i64,
+    /// What of whose configuration was the newest then; absent from before that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<Configured>,
     /// Everything in it, in order, but this.
     pub entries: Vec<Entry>,
     /// What there was and is not in it, up to a thousand.

@@ -7,11 +7,14 @@ use std::{
 };
 
 use beneath::Root;
-use contracts::instance::{FROM_ARCHIVE, REVOKED, SNAPSHOT};
+use contracts::{
+    InstanceId,
+    instance::{FROM_ARCHIVE, REVOKED, SNAPSHOT},
+};
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    Manifest, Program,
+    Configured, Manifest, Program,
     read::{Error, Limits, unpack},
     write::Source,
 };
@@ -19,7 +22,14 @@ use super::{
 const LIMITS: Limits = Limits { bytes: 32 << 20, entries: 1_000 };
 
 fn source(data: &Path, program: Program, snapshot: bool) -> Source {
-    Source { data: Root::open(data).unwrap(), slug: "alice".into(), program, snapshot, made_at_ms: 1_795_000_000_000 }
+    Source {
+        data: Root::open(data).unwrap(),
+        slug: "alice".into(),
+        program,
+        snapshot,
+        made_at_ms: 1_795_000_000_000,
+        configured: Configured { instance: InstanceId::from_uuid(uuid::Uuid::from_u128(7)), generation: 3 },
+    }
 }
 
 fn made(source: &Source) -> Vec<u8> {
@@ -74,6 +84,7 @@ fn what_was_taken_along_comes_back_byte_for_byte() {
     let manifest = manifest.unwrap();
     assert_eq!(everything(there.path()), everything(data.path()));
     assert_eq!((manifest.slug.as_str(), manifest.left_out_count), ("alice", 0));
+    assert_eq!(manifest.configured.unwrap().generation, 3);
     assert_eq!(manifest.entries.len(), everything(data.path()).len());
     assert_eq!(fs::metadata(there.path().join("run")).unwrap().permissions().mode() & 0o777, 0o755);
 

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    DATA, DATABASE, Entry, FORMAT, ITS_OWN, LEFT_OUT, LeftOut, MANIFEST, MAX_ENTRIES, MAX_PATH, Manifest, Program,
-    VERSION, What, leads_inside,
+    Configured, DATA, DATABASE, Entry, FORMAT, ITS_OWN, LEFT_OUT, LeftOut, MANIFEST, MAX_ENTRIES, MAX_PATH, Manifest,
+    Program, VERSION, What, leads_inside,
 };
 
 /// A file that says it is so many times larger than what it takes on disk, and by so many bytes, is a hole: it is left out.
@@ -48,6 +48,8 @@ pub struct Source {
     pub snapshot: bool,
     /// Now, in Unix milliseconds.
     pub made_at_ms: i64,
+    /// Whose it is, as configured before the snapshot was made.
+    pub configured: Configured,
 }
 
 /// What there is, as far as it belongs into an archive.
@@ -94,6 +96,7 @@ impl Source {
             slug: self.slug.clone(),
             program: self.program,
             made_at_ms: self.made_at_ms,
+            configured: Some(self.configured),
             entries: Vec::new(),
             left_out: Vec::new(),
             left_out_count: 0,

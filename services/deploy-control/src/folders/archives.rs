@@ -6,7 +6,10 @@
 //! is there tells how far it came, and what was begun can always be brought to its end.
 
 use beneath::Root;
-use contracts::{InstanceId, instance::SNAPSHOT};
+use contracts::{
+    InstanceId,
+    instance::{FROM_ARCHIVE, FromArchive, SNAPSHOT},
+};
 
 use super::{Error, Folders, MAX_GIVEN, MAX_INSTANCES, blocking};
 use crate::registry::Row;
@@ -88,16 +91,20 @@ impl Folders {
         .await
     }
 
-    /// Makes what was put together the archive of this generation, down to the disk and given to the instance. It counts
-    /// for nothing until somebody wishes it.
+    /// Makes what was put together the archive of this generation, down to the disk and given to the instance, with the mark
+    /// for a program that heeds one. It counts for nothing until somebody wishes it.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
-    pub async fn stage_archive(&self, row: &Row, generation: i64) -> Result<(), Error> {
+    pub async fn stage_archive(&self, row: &Row, generation: i64, mark: Option<FromArchive>) -> Result<(), Error> {
         let (this, row) = (self.clone(), row.clone());
         blocking(move || {
             let (upload, staged) = (format!("{}/{UPLOAD}", row.id), archive(row.id, generation));
+            if let Some(mark) = mark {
+                let path = format!("{upload}/new/{FROM_ARCHIVE}");
+                this.instances.write_atomic(path, mark.to_string().as_bytes(), 0o600, None)?;
+            }
             if let Some(uid) = this.owner(&row) {
                 this.instances.give_tree(format!("{upload}/new"), (uid, uid), MAX_GIVEN)?;
             }

@@ -22,10 +22,14 @@
 //!
 //! For browsers, on its own origin: `GET /auth/start?rd=`, `GET /auth/finish?code=`, `POST /auth/signout`, the workspace.
 
-use serde::{Deserialize, Serialize};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::{AccountId, InstanceId, Slug, provider::ProviderConfig};
+use crate::{
+    AccountId, InstanceId, Slug,
+    provider::{ProviderConfig, ProviderKind},
+};
 
 /// `config.json`. Members that are not known are passed over, in this and the other files: an image that is put back reads
 /// what was written for a newer one.
@@ -46,11 +50,24 @@ pub struct InstanceConfig {
     /// The portal's origin.
     pub portal: String,
     /// The provider given at the portal; absent before onboarding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "written_provider")]
     pub provider: Option<ProviderConfig>,
     /// The Outlook MCP server, where the operator has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlook_mcp: Option<McpServer>,
+}
+
+/// A provider in a file: what of it is known here. A caller, however, is told of a member that is not.
+fn written_provider<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ProviderConfig>, D::Error> {
+    #[derive(Deserialize)]
+    struct Written {
+        kind: ProviderKind,
+        base_url: String,
+        model: String,
+        api_key: SecretString,
+    }
+    let written = Option::<Written>::deserialize(from)?;
+    Ok(written.map(|Written { kind, base_url, model, api_key }| ProviderConfig { kind, base_url, model, api_key }))
 }
 
 /// An MCP server that every instance may use.

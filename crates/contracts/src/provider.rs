@@ -107,6 +107,7 @@ impl ProviderKind {
 
 /// A person's provider. Its `Debug` hides the key; its `Serialize` does not, for that is how it reaches its instance.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ProviderConfig {
     /// Which kind.
     pub kind: ProviderKind,

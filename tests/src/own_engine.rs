@@ -2,7 +2,7 @@
 //! without the host's engine noticing anything.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::{fd::AsFd, unix::fs::PermissionsExt},
@@ -281,10 +281,20 @@ impl OwnEngine {
         self.relay_to(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
-    /// The containers that have processes, by their ids, whatever the engine knows of them.
-    pub fn with_processes(&self) -> BTreeSet<String> {
-        let groups = control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group));
-        groups.filter(|(_, group)| !processes_in(group).is_empty()).map(|(container, _)| container).collect()
+    /// The containers in which a program runs, by their ids, whatever the engine knows of them; and the programs' names.
+    pub fn with_programs(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut running = BTreeMap::<_, BTreeSet<_>>::new();
+        for (container, group) in control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group)) {
+            for pid in processes_in(&group) {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                // What waits to become the program, and for ever where the engine died just then: nothing of a container's
+                // runs in it, and nobody who talks to the engine gets at it.
+                if !name.is_empty() && !name.starts_with("runc:[") {
+                    running.entry(container.clone()).or_default().insert(name.trim().to_owned());
+                }
+            }
+        }
+        running
     }
 
     /// Runs a process as if it were in a container that the engine does not know of.

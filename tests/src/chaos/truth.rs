@@ -36,8 +36,8 @@ struct Seen {
     routes: Vec<Route>,
     events: BTreeMap<InstanceId, Vec<i64>>,
     containers: Vec<Container>,
-    /// The containers with processes that the engine takes for down, or knows nothing of.
-    forgotten: BTreeSet<String>,
+    /// The containers with programs in them that the engine takes for down, or knows nothing of.
+    forgotten: BTreeMap<String, BTreeSet<String>>,
     /// The names in `run/` and in `instances/`.
     folders: BTreeSet<String>,
 }
@@ -150,8 +150,10 @@ fn units(seen: &Seen, people: &[Somebody]) -> Vec<String> {
             violated.push(violation("one_container", format!("{} has {its:?}, wanted up: {up}", instance.slug)));
         }
     }
-    violated
-        .extend(seen.forgotten.iter().map(|id| violation("one_container", format!("{id} runs unknown to the engine"))));
+    let forgotten = seen.forgotten.iter();
+    violated.extend(
+        forgotten.map(|(id, what)| violation("one_container", format!("{id} runs {what:?} unknown to the engine"))),
+    );
     let expected = people.iter().filter(|somebody| somebody.signed_up).count();
     if seen.instances.len() < expected {
         violated.push(violation("no_lost_row", format!("{} instances for {expected} people", seen.instances.len())));
@@ -302,7 +304,7 @@ async fn see(ground: &mut Ground) -> anyhow::Result<Seen> {
     // Those of a probe are no instance's.
     folders.retain(|name| !name.starts_with('.'));
     let containers = containers(&docker, ground.stack.prefix()).await?;
-    let mut forgotten = ground.stack.own_engine().context("it has an engine of its own")?.with_processes();
+    let mut forgotten = ground.stack.own_engine().context("it has an engine of its own")?.with_programs();
     for known in docker.list_containers(None::<bollard::query_parameters::ListContainersOptions>).await? {
         forgotten.remove(&known.id.unwrap_or_default());
     }

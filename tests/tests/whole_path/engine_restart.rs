@@ -1,6 +1,6 @@
 //! The engine itself is killed under a running stack: one of the test's own, never the host's.
 
-use std::{collections::BTreeSet, fs, os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{fs, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use beaver_tests::{
@@ -109,8 +109,8 @@ async fn killed_in_a_start(stack: &mut Stack, person: &Person) -> anyhow::Result
     is_in(stack, person, "ready").await?;
     let own = stack.own_engine().context("it is the test's own")?;
     let known = docker.list_containers(None::<ListContainersOptions>).await?.into_iter().filter_map(|found| found.id);
-    let (known, up): (BTreeSet<_>, _) = (known.collect(), own.with_processes());
-    let unknown: Vec<_> = up.difference(&known).collect();
+    let mut unknown = own.with_programs();
+    known.for_each(|id| drop(unknown.remove(&id)));
     ensure!(unknown.is_empty(), "{unknown:?} run unknown to the engine");
     ensure!(times_forgotten(stack, &docker).await? > forgotten, "the engine had not forgotten it");
     Ok(())

@@ -136,7 +136,7 @@ async fn run_in_place(settings: Settings, means: Means, stop: Shutdown) -> anyho
 }
 
 fn listen(settings: &Settings) -> anyhow::Result<UnixListener> {
-    door::listen(&settings.inward, "http.sock")
+    door::listen(&settings.inward, door::HTTP)
         .with_context(|| format!("{} cannot be listened on", settings.http_socket().display()))
 }
 

@@ -52,7 +52,7 @@ impl Settings {
 
     /// Its own socket.
     pub fn http_socket(&self) -> PathBuf {
-        self.inward.join("http.sock")
+        self.inward.join(door::HTTP)
     }
 
     /// `config.json`.

@@ -20,10 +20,8 @@ use program::Program;
 
 /// The program's file, wherever it is put.
 pub const FILE: &str = "beaver-shim";
-/// The folder in an instance where the connections from outside come in, by [`SOCKET`].
+/// The folder in an instance where the connections from outside come in, by [`door::HTTP`].
 pub const INWARD: &str = "/run/beaver/in";
-/// The socket for connections from outside.
-pub const SOCKET: &str = "http.sock";
 /// Where in an instance the way out is.
 pub const OUTWARD: &str = "/run/beaver/out/egress.sock";
 /// The port on loopback of the proxy; no program may listen on it. The usual one of HTTP proxies, so that it is easily
@@ -100,7 +98,7 @@ impl Shim {
     pub async fn run(self) -> io::Result<u8> {
         let place = Place::take(&self.inward).await?;
         // All of it before the program starts, which may ask at once.
-        let inward = door::listen(&self.inward, SOCKET)?;
+        let inward = door::listen(&self.inward, door::HTTP)?;
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, self.proxy_port)).await?;
         let mut program = Program::start(&self.program)?;
 

@@ -35,7 +35,7 @@ async fn free_port() -> u16 {
 async fn start(port: u16, script: &str) -> Running {
     let folder = TempDir::new().unwrap();
     // What a run before left.
-    std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+    std::os::unix::net::UnixListener::bind(folder.path().join(door::HTTP)).unwrap();
     start_in(Arc::new(folder), port, script, PATIENCE).await
 }
 
@@ -66,21 +66,26 @@ async fn start_in(folder: Arc<TempDir>, port: u16, script: &str, patience: Durat
 
 impl Running {
     fn inward(&self) -> PathBuf {
-        self.folder.path().join(SOCKET)
+        self.folder.path().join(door::HTTP)
     }
 
     async fn connect(&self) -> UnixStream {
-        let connecting = async {
-            loop {
-                // Refused by what is stale, until the shim has taken its place.
-                match UnixStream::connect(self.inward()).await {
-                    Ok(stream) => return stream,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
-                }
-            }
-        };
-        tokio::time::timeout(BUSY, connecting).await.expect("it never listened")
+        // Refused by what is stale, until the shim has taken its place.
+        there(async || UnixStream::connect(self.inward()).await.ok()).await
     }
+}
+
+/// Waits until it is there.
+async fn there<T>(look: impl AsyncFn() -> Option<T>) -> T {
+    within(async {
+        loop {
+            match look().await {
+                Some(there) => return there,
+                None => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    })
+    .await
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
@@ -184,12 +189,7 @@ async fn whoever_comes_later_has_the_place_and_whoever_was_there_ends_first() {
         let up = folder.path().join("up");
         let script = script.replace("UP", &up.display().to_string());
         let first = start_in(folder.clone(), free_port().await, &script, patience).await;
-        within(async {
-            while !up.exists() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        })
-        .await;
+        there(async || up.exists().then_some(())).await;
         let second = start_in(folder, free_port().await, &format!("test ! -e {}", up.display()), patience).await;
         assert_eq!(within(first.ended).await.unwrap().unwrap(), code);
         assert_eq!(within(second.ended).await.unwrap().unwrap(), u8::from(code != 3), "it began after the other's end");

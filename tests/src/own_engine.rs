@@ -354,10 +354,7 @@ impl OwnEngine {
         for pid in &left {
             let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         }
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < Duration::from_secs(10) && left.iter().any(is_there) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_over(Duration::from_secs(10), || !left.iter().any(is_there));
     }
 
     fn relay_to(&mut self, listener: std::net::TcpListener, there: SocketAddr) -> anyhow::Result<()> {
@@ -406,10 +403,7 @@ impl Drop for OwnEngine {
             // SIGTERM: dockerd then ends its containers.
             if let Some(pid) = child.id() {
                 let _ = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-                let begun = std::time::Instant::now();
-                while begun.elapsed() < Duration::from_secs(20) && matches!(child.try_wait(), Ok(None)) {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
+                until_over(Duration::from_secs(20), || !matches!(child.try_wait(), Ok(None)));
             }
         }
         self.end_what_is_left();
@@ -423,6 +417,14 @@ impl Drop for OwnEngine {
             }
             let _ = fs::remove_dir(group);
         }
+    }
+}
+
+/// Waits until something is over, but no longer than this: a drop cannot wait otherwise.
+fn until_over(limit: Duration, mut is_over: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < limit && !is_over() {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

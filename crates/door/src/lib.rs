@@ -13,6 +13,9 @@ use tokio::net::UnixListener;
 pub use path::SocketPath;
 pub use place::{END, Place, lock};
 
+/// The socket on which an instance takes HTTP.
+pub const HTTP: &str = "http.sock";
+
 /// Listens on `name` in `folder`, mode 0660, in the place of one that an earlier process left.
 ///
 /// It is made under another name and then renamed, so that nobody meets it before its mode is right.
@@ -44,11 +47,11 @@ mod tests {
         let deep = folder.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
         for folder in [folder.path(), &deep] {
-            drop(listen(folder, "http.sock").unwrap());
-            let listener = listen(folder, "http.sock").unwrap();
-            let mode = std::fs::metadata(folder.join("http.sock")).unwrap().permissions().mode();
+            drop(listen(folder, HTTP).unwrap());
+            let listener = listen(folder, HTTP).unwrap();
+            let mode = std::fs::metadata(folder.join(HTTP)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o660);
-            let path = SocketPath::new(folder, "http.sock").unwrap();
+            let path = SocketPath::new(folder, HTTP).unwrap();
             let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
             assert!(connected.is_ok() && accepted.is_ok());
         }

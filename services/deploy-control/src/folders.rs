@@ -44,8 +44,6 @@ const MAX_CONFIG: u64 = 64 << 10;
 const PROBE: &str = ".probe";
 /// With less than this free, in bytes, a disk is full: a database's next page or two may not fit.
 const ANY_ROOM: u64 = 128 << 10;
-/// The name of an instance's socket, in its `in`.
-const SOCKET: &str = "http.sock";
 /// The mode of every file in `config`.
 const CONFIG_MODE: u32 = 0o400;
 /// User ids that may be instances': those of people, the system and our services are below. Above them the kernel keeps some.
@@ -425,12 +423,12 @@ impl Folders {
 
     /// Whether there is anything under the name of the instance's socket.
     pub fn has_socket(&self, id: InstanceId) -> bool {
-        self.run.meta(format!("{id}/in/{SOCKET}")).is_ok()
+        self.run.meta(format!("{id}/in/{}", door::HTTP)).is_ok()
     }
 
     /// Whether a process of the instance takes connections.
     pub fn is_listening(&self, id: InstanceId) -> bool {
-        self.is_there(id, SOCKET)
+        self.is_there(id, door::HTTP)
     }
 
     /// Asks whichever process of the instance runs to end, by its own door; whether there was one. For those that the engine
@@ -443,7 +441,7 @@ impl Folders {
     pub async fn close_door(&self, id: InstanceId) {
         let this = self.clone();
         let closed = blocking(move || {
-            for socket in [door::END, SOCKET] {
+            for socket in [door::END, door::HTTP] {
                 this.run.remove_file(format!("{id}/in/{socket}"))?;
             }
             Ok(())

@@ -6,12 +6,13 @@ use contracts::{InstanceId, instance::Readiness, routes::RouteState};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::{Inner, failure::Failure};
+use super::{Inner, failure::Failure, worker::step_name};
 use crate::{
     chain,
     engine::{NotRelease, UnitState},
     plan::Step,
     registry::{self, Progress, Row},
+    strikes,
 };
 
 /// How long an assertion for taking the owner is used: it lives for 60 s.
@@ -43,14 +44,51 @@ pub(super) struct Identity {
 }
 
 impl Inner {
-    /// Takes a step; what it found healthy, where it found something. `held_back`: the release that it is not made from this
-    /// time.
-    pub(super) async fn act(
+    /// Takes a step, with a permit of the host's where it costs that something.
+    pub(super) async fn act_in_turn(
         &self,
         row: &Row,
         step: &Step,
         held_back: Option<&NotRelease>,
     ) -> Result<Option<Healthy>, Failure> {
+        if matches!(step, Step::PutArchive(_) | Step::TakeArchiveBack(_) | Step::RemoveFolders) {
+            // What is taken from under it would be used by two.
+            self.end_forgotten(row.id).await;
+        }
+        let acted = {
+            let _permit = if asks_the_host(step) { self.permits.acquire().await.ok() } else { None };
+            self.timed(row.id, step, self.act(row, step, held_back)).await?
+        };
+        if matches!(step, Step::Stop { .. } | Step::TakeDown | Step::Remove) {
+            // Waiting costs the host nothing.
+            self.end_forgotten(row.id).await;
+        }
+        Ok(acted)
+    }
+
+    /// Takes a step, and its time.
+    pub(super) async fn timed<T>(
+        &self,
+        id: InstanceId,
+        step: &Step,
+        acting: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let begun = Instant::now();
+        let name = step_name(step);
+        let outcome = strikes::within(name, self.parts.strikes.pass("step", id, acting)).await;
+        let took = begun.elapsed();
+        if outcome.is_err() {
+            metrics::counter!("beaver_reconcile_step_failures_total", "step" => name).increment(1);
+        } else {
+            metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
+            tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
+        }
+        outcome
+    }
+
+    /// Takes a step; what it found healthy, where it found something. `held_back`: the release that it is not made from this
+    /// time.
+    async fn act(&self, row: &Row, step: &Step, held_back: Option<&NotRelease>) -> Result<Option<Healthy>, Failure> {
         let (engine, folders) = (&self.parts.engine, &self.parts.folders);
         match step {
             Step::Prepare | Step::Mend => folders.prepare(row).await?,
@@ -269,4 +307,12 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
+fn asks_the_host(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::TakeDown | Step::Remove | Step::RemoveFolders
+    )
 }

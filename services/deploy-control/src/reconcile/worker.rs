@@ -14,7 +14,7 @@ use contracts::{
     deploy::{Desired, EventCode, Phase},
 };
 use futures_util::{FutureExt, future::join_all};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tracing::Instrument;
 
 use super::{
@@ -509,50 +509,6 @@ impl Worker<'_> {
     }
 }
 
-impl Inner {
-    /// Takes a step, with a permit of the host's where it costs that something.
-    async fn act_in_turn(
-        &self,
-        row: &Row,
-        step: &Step,
-        held_back: Option<&NotRelease>,
-    ) -> Result<Option<Healthy>, Failure> {
-        if matches!(step, Step::PutArchive(_) | Step::TakeArchiveBack(_) | Step::RemoveFolders) {
-            // What is taken from under it would be used by two.
-            self.end_forgotten(row.id).await;
-        }
-        let acted = {
-            let _permit = if asks_the_host(step) { self.permits.acquire().await.ok() } else { None };
-            self.timed(row.id, step, self.act(row, step, held_back)).await?
-        };
-        if matches!(step, Step::Stop { .. } | Step::TakeDown | Step::Remove) {
-            // Waiting costs the host nothing.
-            self.end_forgotten(row.id).await;
-        }
-        Ok(acted)
-    }
-
-    /// Takes a step, and its time.
-    async fn timed<T>(
-        &self,
-        id: InstanceId,
-        step: &Step,
-        acting: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let begun = Instant::now();
-        let name = step_name(step);
-        let outcome = strikes::within(name, self.parts.strikes.pass("step", id, acting)).await;
-        let took = begun.elapsed();
-        if outcome.is_err() {
-            metrics::counter!("beaver_reconcile_step_failures_total", "step" => name).increment(1);
-        } else {
-            metrics::histogram!("beaver_reconcile_step_seconds", "step" => name).record(took.as_secs_f64());
-            tracing::debug!(step = name, ms = took.as_millis() as u64, "step");
-        }
-        outcome
-    }
-}
-
 /// Whether a step needs nothing of another that is so, which may be next to it in a plan.
 fn independent(step: &Step) -> bool {
     matches!(step, Step::UseConfig(_) | Step::Create | Step::Identify | Step::Begin)
@@ -569,14 +525,6 @@ fn only_tells(step: &Step) -> bool {
             | Step::Settle(_)
             | Step::LoseEngine
             | Step::WaitUntil(_)
-    )
-}
-
-/// Whether a step costs the host something, so that only some may be taken at once. Waiting does not.
-fn asks_the_host(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Prepare | Step::Mend | Step::Create | Step::Start | Step::TakeDown | Step::Remove | Step::RemoveFolders
     )
 }
 

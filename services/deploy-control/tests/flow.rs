@@ -234,6 +234,34 @@ async fn somebody_impatient_gets_what_they_wanted_last() {
 }
 
 #[tokio::test]
+async fn what_the_end_of_the_service_kept_from_being_done_is_nobodys_failure() {
+    let world = sqlite_world().await;
+    let people: Vec<_> = (0..20).map(|n| Person::named(&format!("person-{n}"))).collect();
+    let mut service = world.start().await;
+    for person in &people {
+        service.register(person).await;
+    }
+    for person in &people {
+        service.settled(person, Phase::Ready).await;
+    }
+    // It looks at everybody as it starts, and ends a little later each time.
+    for life in 0..60 {
+        service.kill_and_wait().await;
+        service = world.start_followed(false).await;
+        for _ in 0..life {
+            tokio::task::yield_now().await;
+        }
+    }
+    service.kill_and_wait().await;
+    service = world.start().await;
+    for person in &people {
+        let ready = service.settled(person, Phase::Ready).await;
+        let codes = service.codes(person).await;
+        assert!(ready.error.is_none() && !codes.contains(&EventCode::AttemptFailed), "{ready:?} {codes:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_is_away_means_unknown_and_tears_nothing_down() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));

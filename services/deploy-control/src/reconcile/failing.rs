@@ -56,6 +56,9 @@ impl Worker<'_> {
     pub(super) async fn failed(&mut self, row: Row, step: Option<Step>, failure: Failure) -> Next {
         // Others shall not wait for its next attempt.
         self.turn = None;
+        if failure.is_of_our_end() {
+            return Next::After(self.away.next(&self.inner.parts.entropy));
+        }
         let told = failure.told();
         let name = step.as_ref().map_or("observe", step_name);
         let cause = chain(&failure);

@@ -84,6 +84,11 @@ impl Failure {
         matches!(self, Self::Engine(error) if error.kind == ErrorKind::Unavailable)
     }
 
+    /// Whether it was not even tried, since this service ends: that says nothing of the instance.
+    pub(super) fn is_of_our_end(&self) -> bool {
+        matches!(self, Self::Folders(folders::Error::Ending(error)) if error.is_cancelled())
+    }
+
     /// What is told while nothing can be written.
     pub(super) fn disk_out() -> InstanceError {
         InstanceError {
@@ -124,5 +129,26 @@ impl Failure {
             Self::Registry(_) | Self::Endless | Self::InUse => ("internal", "Something went wrong on the server."),
         };
         InstanceError { code: code.into(), detail: detail.into(), ..Default::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Handle, Runtime};
+
+    use super::*;
+
+    #[test]
+    fn what_our_end_kept_from_being_done_says_nothing_of_the_instance() {
+        let waits = Runtime::new().unwrap();
+        let failure = |on: &Handle, work: fn()| {
+            let error = waits.block_on(on.spawn_blocking(work)).unwrap_err();
+            Failure::from(folders::Error::from(error))
+        };
+        let ends = Runtime::new().unwrap();
+        let ending = ends.handle().clone();
+        ends.shutdown_background();
+        assert!(failure(&ending, || {}).is_of_our_end());
+        assert!(!failure(waits.handle(), || panic!("a mistake of ours, which counts")).is_of_our_end());
     }
 }

@@ -10,6 +10,8 @@ mod asks;
 mod change;
 #[path = "walk/holds.rs"]
 mod holds;
+#[path = "walk/said.rs"]
+mod said;
 
 use std::{
     any::Any,
@@ -36,6 +38,8 @@ use asks::{PATIENCE, events, in_the_end, settled};
 /// How long it is looked whether anything is done still, and how often nothing must be found.
 const LONGEST_REST: Duration = Duration::from_secs(3);
 const QUIET_LOOKS: u32 = 16;
+/// So many lines of what the services said of a failure are told with it.
+const SAID: usize = 80;
 /// How many people there are on a ground at most.
 const PEOPLE: usize = 6;
 
@@ -204,6 +208,7 @@ pub async fn every_place(
     ground: impl AsyncFn() -> Ground,
     is_walked: impl Fn(&Place) -> bool,
 ) -> usize {
+    said::listen();
     let first = ground().await;
     let recorded = walk(&first, change, &Person::named("recorded"), None).await;
     let recorded = recorded.unwrap_or_else(|why| panic!("{change:?} without a strike: {why}"));
@@ -247,7 +252,8 @@ pub async fn every_place(
             let person = Person::named(&format!("person-{n}"));
             if let Err(why) = walk(&mine, change, &person, Some(blow)).await {
                 let ((place, _), when, times) = blow;
-                failures.lock().unwrap().insert(n, format!("{when:?} {place:?}, {times} times: {why}"));
+                let said = said::of(&person.id.to_string(), SAID);
+                failures.lock().unwrap().insert(n, format!("{when:?} {place:?}, {times} times: {why}\n{said}"));
                 mine = ground().await;
             }
         }

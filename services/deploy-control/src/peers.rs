@@ -105,6 +105,15 @@ impl Peers {
         self.router.json(self.router.request(Method::GET, &activity_path(id)).timeout(HEALTH_LIMIT)).await
     }
 
+    /// Whether the router itself answers, whatever it says of this instance.
+    pub async fn router_answers(&self, id: InstanceId) -> bool {
+        match self.activity_of(id).await {
+            Ok(_) => true,
+            // It does not know the instance's route yet.
+            Err(error) => error.code() == Some("not_found"),
+        }
+    }
+
     /// Asks an instance whether it has something to do that the router cannot see.
     ///
     /// # Errors

@@ -9,7 +9,9 @@ use contracts::{
     deploy::{Desired, EventCode, EventList, Instance, InstanceList, InstanceUpdate, Phase},
     routes::{RouteMessage, RouteState},
 };
+use deploy_control::engine::ErrorKind;
 use http::StatusCode;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use support::{Person, TOKEN, eventually, reader::Reader, sqlite_world, worlds};
 
@@ -304,7 +306,10 @@ async fn two_wishes_at_once_are_both_counted() {
         assert_eq!(generations, [1, 2, 3, 4, 5], "{}", world.store.name());
         let settled = service.settled(&alice, Phase::Ready).await;
         assert_eq!(settled.applied_config_generation, 5);
-        assert_eq!(world.current_config(alice.id).generation, 5);
+        let (config, last) =
+            (world.current_config(alice.id), answers.iter().position(|one| one.config_generation == 5));
+        assert_eq!(config.generation, 5);
+        assert_eq!(config.provider.unwrap().api_key.expose_secret(), keys[last.unwrap()], "the later one, whole");
     }
 }
 
@@ -570,5 +575,18 @@ async fn the_feed_says_that_the_engine_is_away() {
     assert!(matches!(late.json().await, Some(RouteMessage::Snapshot(_))));
     assert_eq!(late.json().await, Some(RouteMessage::Engine { away: true }), "said to whoever comes late too");
     world.engine.set_away(false);
+    assert_eq!(feed.json().await, Some(RouteMessage::Engine { away: false }));
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_and_closes_nothing_is_away_too() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.resync = Duration::from_millis(20);
+    let service = world.start().await;
+    let mut feed = Reader::lines(service.request("GET", "/api/routes").send().await.unwrap());
+    assert!(matches!(feed.json().await, Some(RouteMessage::Snapshot(_))));
+    world.engine.refuse("list", ErrorKind::Unavailable);
+    assert_eq!(feed.json().await, Some(RouteMessage::Engine { away: true }));
+    world.engine.accept("list");
     assert_eq!(feed.json().await, Some(RouteMessage::Engine { away: false }));
 }

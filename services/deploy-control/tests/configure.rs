@@ -5,12 +5,16 @@ mod support;
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use contracts::{
-    deploy::{EventCode, Phase},
+    deploy::{EventCode, Instance, Phase},
     instance::InstanceActivity,
     routes::RouteState,
 };
 use secrecy::ExposeSecret;
-use support::{Person, Running, World, neighbours::Used, sqlite_world, until, worlds};
+use support::{
+    Person, Running, World,
+    neighbours::{Symptom, Used},
+    sqlite_world, until, worlds,
+};
 
 const CANARY: &str = "sk-canary-8f3b1d";
 
@@ -75,6 +79,39 @@ async fn one_that_does_not_hold_is_taken_back_and_told() {
         let settled = service.settled(&alice, Phase::Ready).await;
         assert_eq!((settled.applied_config_generation, settled.error), (3, None));
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_hangs_with_it_or_talks_nonsense_is_no_service_that_is_away() {
+    for symptom in [Symptom::Silent, Symptom::Nonsense] {
+        let world = sqlite_world().await;
+        let (service, alice) = ready(&world).await;
+        world.neighbours.make_sick(1);
+        world.neighbours.set_symptom(symptom);
+        service.configure(&alice, CANARY).await;
+        let settled = service.settled(&alice, Phase::Ready).await;
+        let error = settled.error.unwrap();
+        assert_eq!((error.code.as_str(), error.cause.as_deref()), ("config_not_accepted", Some("not_healthy_in_time")));
+        assert_eq!((settled.applied_config_generation, key(&world, &alice)), (0, None), "{symptom:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_that_is_away_says_nothing_of_a_configuration() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    world.neighbours.set_router_away(true);
+    service.configure(&alice, CANARY).await;
+    let is_told =
+        |instance: &Instance| instance.error.as_ref().is_some_and(|error| error.code == "registration_failed");
+    service.until(&alice, "waiting for the router", is_told).await;
+    // Another wish clears the reason, which is as it was.
+    service.wish(&alice, "restart").await;
+    service.until(&alice, "waiting for it again", is_told).await;
+    world.neighbours.set_router_away(false);
+    let settled = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((settled.applied_config_generation, settled.error), (1, None));
+    assert_eq!(key(&world, &alice).as_deref(), Some(CANARY));
 }
 
 #[tokio::test]

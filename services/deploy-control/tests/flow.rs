@@ -378,6 +378,19 @@ async fn what_fails_for_good_says_why_and_goes_on_when_it_is_wanted_again() {
 }
 
 #[tokio::test]
+async fn one_that_breaks_as_it_takes_its_owner_is_given_up_in_the_end() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.neighbours.set_break_at_owner(true);
+    service.register(&alice).await;
+    let failed = service.settled(&alice, Phase::Failed).await;
+    assert_eq!(failed.error.unwrap().code, "not_healthy_in_time");
+    world.neighbours.set_break_at_owner(false);
+    service.wish(&alice, "retry").await;
+    assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
+}
+
+#[tokio::test]
 async fn a_missing_image_fails_with_its_reason_and_a_retry_works() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));

@@ -222,6 +222,21 @@ async fn those_that_wait_are_made_from_what_is_there_now_by_an_engine_that_is_th
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_removed_keeps_nobody_from_getting_another() {
+    let world = sqlite_world().await.with_pool(2);
+    let service = world.start().await;
+    let old: Vec<_> = world.waiting(2, &[]).await.into_iter().collect();
+    world.engine.refuse("remove", ErrorKind::Rejected);
+    world.engine.set_image("the-next");
+    // This wakes whoever keeps the pool; what was reserved is not removed.
+    let first = service.reserve().await;
+    world.waiting(2, &old).await;
+    world.engine.accept("remove");
+    let second = service.reserve().await;
+    world.waiting(2, &[first, second]).await;
+}
+
+#[tokio::test]
 async fn a_registry_from_before_somebody_took_one_over_touches_nothing_of_theirs() {
     for state in ["ready", "warming", "reserved", "discarded"] {
         let world = sqlite_world().await.with_pool(1);

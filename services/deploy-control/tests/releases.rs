@@ -118,6 +118,28 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn a_provider_is_not_blamed_for_a_release_that_came_at_the_same_time() {
+    let world = sqlite_world().await;
+    world.engine.set_image("old");
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill_and_wait().await;
+    // Down, so that it is made anew with both.
+    world.engine.crash(alice.id);
+    break_new(&world);
+    world.engine.set_away(true);
+    let service = world.start().await;
+    service.configure(&alice, "sk-fine").await;
+    world.engine.set_away(false);
+    one_went_back(&service, std::slice::from_ref(&alice)).await;
+    let settled = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((settled.applied_config_generation, settled.error), (1, None));
+    let codes = service.codes(&alice).await;
+    assert!(!codes.contains(&EventCode::ConfigRolledBack), "{codes:?}");
+}
+
+#[tokio::test]
 async fn while_one_tries_it_whoever_comes_up_gets_what_they_had() {
     let world = sqlite_world().await;
     let people = people_of_old(&world).await;

@@ -231,12 +231,12 @@ impl Worker<'_> {
         Next::Anew
     }
 
-    /// Waits for something outside, without counting an attempt; says so once.
+    /// Waits for something outside, without counting an attempt; says so once, and again when it is something else.
     async fn wait(&mut self, row: Row, told: InstanceError) -> Next {
-        if !self.told_away {
+        if row.error.as_ref().is_none_or(|error| error.code != told.code) {
             let progress = outcome::waiting(told);
             match self.inner.write(&row, &progress).await {
-                Ok(Some(_)) => self.told_away = true,
+                Ok(Some(_)) => {}
                 Ok(None) => return Next::Anew,
                 Err(error) => return self.wait_for_registry(&error),
             }

@@ -253,10 +253,11 @@ impl Reconciler {
         while !stop.is_cancelled() {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {
-                    backoff.reset();
-                    self.0.parts.hub.engine_is_away(false);
                     // Listening first, then looking: nothing happens unseen in between.
                     let mut listens = self.look_and_listen(&mut orphans, &mut hints).await;
+                    if listens {
+                        backoff.reset();
+                    }
                     let mut timer = tokio::time::interval(self.0.parts.config.resync);
                     timer.reset();
                     while listens {
@@ -270,7 +271,7 @@ impl Reconciler {
                             },
                         }
                     }
-                    tracing::warn!("the engine's hints broke off");
+                    tracing::warn!("the engine does not answer, or its hints broke off");
                 }
                 Err(error) => {
                     metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
@@ -287,12 +288,13 @@ impl Reconciler {
         }
     }
 
-    /// Looks at everything, and heeds hints meanwhile; false when they broke off.
+    /// Looks at everything, and heeds hints meanwhile; false when they broke off, or are not to be relied on: an engine that
+    /// hangs does not close them.
     async fn look_and_listen(&self, orphans: &mut HashSet<InstanceId>, hints: &mut BoxStream<'static, Hint>) -> bool {
         let mut looking = pin!(self.look_at_everything(orphans));
         loop {
             tokio::select! {
-                () = &mut looking => return true,
+                answers = &mut looking => return answers,
                 hint = hints.next() => match hint {
                     Some(hint) => self.nudge(hint.0),
                     None => {
@@ -304,19 +306,21 @@ impl Reconciler {
         }
     }
 
-    /// Compares everything wanted with everything there is, and wakes workers for what differs.
-    async fn look_at_everything(&self, orphans: &mut HashSet<InstanceId>) {
+    /// Compares everything wanted with everything there is, and wakes workers for what differs. False when the engine
+    /// cannot be reached.
+    async fn look_at_everything(&self, orphans: &mut HashSet<InstanceId>) -> bool {
         let begun = Instant::now();
-        self.compare(orphans).await;
+        let answers = self.compare(orphans).await;
         metrics::histogram!("beaver_full_pass_seconds").record(begun.elapsed().as_secs_f64());
+        answers
     }
 
-    async fn compare(&self, orphans: &mut HashSet<InstanceId>) {
+    async fn compare(&self, orphans: &mut HashSet<InstanceId>) -> bool {
         let rows = match self.0.parts.registry.all().await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "instances cannot be read");
-                return;
+                return true;
             }
         };
         rows.iter().for_each(|row| self.0.rollouts.note(row));
@@ -326,10 +330,15 @@ impl Reconciler {
             Err(error) => {
                 metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
                 tracing::debug!(error = chain(&error), "units cannot be listed");
+                let is_away = error.kind == ErrorKind::Unavailable;
+                if is_away {
+                    self.0.parts.hub.engine_is_away(true);
+                }
                 rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
-                return;
+                return !is_away;
             }
         };
+        self.0.parts.hub.engine_is_away(false);
         self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let now_ms = self.0.parts.registry.now_ms();
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
@@ -348,7 +357,7 @@ impl Reconciler {
                 Ok(true) => drop(units.remove(&id)),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "instances cannot be read");
-                    return;
+                    return true;
                 }
             }
         }
@@ -367,6 +376,7 @@ impl Reconciler {
         if let Err(error) = self.0.parts.engine.keep_releases(&releases.collect()).await {
             tracing::warn!(error = chain(&error), "what instances may have to go back to is not kept");
         }
+        true
     }
 
     /// Whether a settled instance's unit is not what it was settled with.

@@ -84,6 +84,27 @@ impl Reconciler {
 }
 
 impl Inner {
+    /// Removes one that is of no use; whether it is ready and stays.
+    async fn tend_ahead(&self, ahead: &Ahead, wanted: bool) -> Result<bool, Failure> {
+        let registry = &self.parts.registry;
+        if self.parts.folders.is_somebodys(ahead.id).await? {
+            // The registry is from before it was taken over: whose it is stands elsewhere, and nothing of it is touched.
+            tracing::error!(instance = %ahead.id, "what was made ahead is somebody's by now; it is left alone");
+            registry.drop_ahead(ahead.id).await?;
+            return Ok(false);
+        }
+        let is_kept = match ahead.state {
+            Made::Reserved if registry.now_ms() - ahead.since_ms < RESERVED_MS => return Ok(false),
+            // Whoever waits in line for room needs it more.
+            Made::Ready if wanted && !self.line.is_full() => self.still_waits(ahead).await?,
+            _ => false,
+        };
+        if !is_kept {
+            self.discard(ahead).await?;
+        }
+        Ok(is_kept)
+    }
+
     /// Removes what is of no use, and makes what is missing.
     async fn tend_pool(&self) -> Result<(), Failure> {
         let (registry, size) = (&self.parts.registry, self.parts.config.pool.size);
@@ -92,28 +113,22 @@ impl Inner {
             return Ok(());
         }
         let size = if self.can_wait().await? { size } else { 0 };
-        let mut ready = 0;
+        let (mut ready, mut left) = (0, 0);
         for ahead in all {
-            if self.parts.folders.is_somebodys(ahead.id).await? {
-                // The registry is from before it was taken over: whose it is stands elsewhere, and nothing of it is touched.
-                tracing::error!(instance = %ahead.id, "what was made ahead is somebody's by now; it is left alone");
-                registry.drop_ahead(ahead.id).await?;
-                continue;
-            }
-            let is_kept = match ahead.state {
-                Made::Reserved if registry.now_ms() - ahead.since_ms < RESERVED_MS => continue,
-                // Whoever waits in line for room needs it more.
-                Made::Ready if ready < size && !self.line.is_full() => self.still_waits(&ahead).await?,
-                _ => false,
-            };
-            if is_kept {
-                ready += 1;
-            } else {
-                self.discard(&ahead).await?;
+            let wanted = ready < size;
+            match self.tend_ahead(&ahead, wanted).await {
+                Ok(is_kept) => ready += usize::from(is_kept),
+                Err(failure) if failure.is_engine_lost() => return Err(failure),
+                // The others need nothing of it.
+                Err(failure) => {
+                    tracing::warn!(instance = %ahead.id, error = chain(&failure), "what was made ahead is left for later");
+                    left += 1;
+                }
             }
         }
         metrics::gauge!("beaver_pool_ready").set(ready as f64);
-        while ready < size && self.line.has_spare() {
+        // What cannot be removed is not replaced for ever.
+        while ready < size && left <= size && self.line.has_spare() {
             self.parts.gate.pass().await?;
             let ahead = registry.add_ahead(registry.new_id(&self.parts.entropy)).await?;
             self.make_ahead(&ahead).await?;

@@ -123,11 +123,14 @@ impl Rollouts {
                     continue;
                 }
             };
-            // A turn among the others is also one of before it was halted.
-            if let Ok(permit) = semaphore.acquire().await
-                && self.stage(release) == stage
-            {
-                return permit;
+            tokio::select! {
+                permit = semaphore.acquire() => match permit {
+                    // A turn among the others is also one of before it was halted.
+                    Ok(permit) if self.stage(release) == stage => return permit,
+                    _ => {}
+                },
+                // It may come to all by now, while the one that tries it is still at it.
+                () = changed => {}
             }
         }
     }

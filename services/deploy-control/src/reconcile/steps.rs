@@ -17,7 +17,7 @@ use crate::{
 
 /// How long an assertion for taking the owner is used: it lives for 60 s.
 const ASSERTION_LIFE: Duration = Duration::from_secs(45);
-/// For how long an instance that has just started may refuse to register because its ways out are not open yet.
+/// For how long at most an instance that has just started may refuse to register because its ways out are not open yet.
 const DOORS: Duration = Duration::from_secs(10);
 /// For how long a router may not have heard that an instance is to sleep.
 const QUIET: Duration = Duration::from_secs(3);
@@ -207,17 +207,22 @@ impl Inner {
         let deadline = Instant::now() + self.parts.config.start_timeout;
         let mut looked = Instant::now();
         let mut pause = Duration::from_millis(5);
+        // What kept it from being asked, at any time: then nothing is known of it.
+        let mut away = None;
         loop {
-            let away = match self.ask(row, wanted).await {
+            match self.ask(row, wanted).await {
                 Ok(ready) if ready.config_generation == wanted => return Ok(ready),
                 Ok(ready) => return Err(Failure::OldConfig { runs: ready.config_generation, wanted }),
                 // The router is there and says that the instance is not, or the instance says that it is not ready.
-                Err(service::CallError::Refused { problem, .. }) if problem.code != "service_token_required" => None,
-                Err(service::CallError::Unexpected { status: 503, .. }) => None,
+                Err(service::CallError::Refused { problem, .. }) if problem.code != "service_token_required" => {}
+                Err(service::CallError::Unexpected { status: 503, .. }) => {}
                 // Whatever a program that knows nothing of Beaver answers, it has begun to.
-                Err(service::CallError::Unexpected { .. }) if !row.plan.is_workspace() => None,
-                Err(error) => Some(error),
-            };
+                Err(service::CallError::Unexpected { .. }) if !row.plan.is_workspace() => {}
+                // One that says nothing in time, or nonsense, is not ready. Only a router that does not answer for itself
+                // either is away.
+                Err(_) if self.parts.peers.router_answers(row.id).await => {}
+                Err(error) => away = Some(error),
+            }
             if Instant::now() >= deadline {
                 return Err(away.map_or(Failure::NotInTime, Failure::Away));
             }
@@ -260,7 +265,7 @@ impl Inner {
 
     /// Gives the instance its owner; it then registers itself with authz.
     pub(super) async fn register(&self, row: &Row, identity: &mut Option<Identity>) -> Result<(), Failure> {
-        let deadline = Instant::now() + DOORS;
+        let deadline = Instant::now() + DOORS.min(self.parts.config.start_timeout);
         let mut pause = Duration::from_millis(10);
         loop {
             self.identify(row, identity).await?;
@@ -279,10 +284,24 @@ impl Inner {
                 return Err(failure);
             }
             if Instant::now() >= deadline {
-                return Err(failure);
+                return Err(self.unanswered(row, failure).await?);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// What it means that an instance that was healthy does not take its owner: where the router says that nobody answers
+    /// there, it is the instance.
+    async fn unanswered(&self, row: &Row, failure: Failure) -> Result<Failure, Failure> {
+        const NOBODY: [&str; 3] = ["instance_unreachable", "instance_timeout", "instance_broken"];
+        match &failure {
+            Failure::Away(error) if error.code().is_some_and(|code| NOBODY.contains(&code)) => {
+                let unit = self.parts.engine.observe(row.id).await?;
+                let runs = unit.is_some_and(|unit| unit.state == UnitState::Running);
+                Ok(if runs { Failure::NotInTime } else { Failure::Ended })
+            }
+            _ => Ok(failure),
         }
     }
 

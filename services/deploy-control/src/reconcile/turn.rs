@@ -102,6 +102,9 @@ impl<'a> Worker<'a> {
         }
         let inner: &'a Inner = self.inner;
         let Some((before, newest)) = inner.other_release(row).await? else { return Ok(None) };
+        if has_something_new(row) {
+            return Ok(Some(NotRelease { refused: newest, instead: before }));
+        }
         if self.renewal.as_ref().is_some_and(|renewal| renewal.release.as_ref() == Some(&newest)) {
             return Ok(None);
         }
@@ -153,7 +156,7 @@ impl Inner {
             return Ok(false);
         }
         let Some((before, newest)) = self.other_release(row).await? else { return Ok(false) };
-        if !unit.is_up() && self.rollouts.has_room(&newest) {
+        if !unit.is_up() && !has_something_new(row) && self.rollouts.has_room(&newest) {
             return Ok(false);
         }
         let mut spec = self.spec(row)?;
@@ -190,4 +193,10 @@ impl Inner {
 pub(super) fn is_renewal(row: &Row, seen: &Observed, steps: &[Step]) -> bool {
     let is_reached = seen.socket && seen.folders;
     is_reached && row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
+}
+
+/// Whether it comes up with something of its owner's that it was never healthy with: then with nothing else that is new, or
+/// nobody could tell which of the two it does not come up with.
+fn has_something_new(row: &Row) -> bool {
+    row.config_target() != row.applied_config_generation || row.archive_pending()
 }

@@ -118,7 +118,6 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         old_runs: 0,
         way: Way::default(),
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
-        told_away: false,
     };
     let work = async {
         let mut plans = 0;
@@ -177,7 +176,6 @@ pub(super) struct Worker<'a> {
     pub(super) way: Way,
     /// How long to wait for something outside of this instance.
     pub(super) away: Backoff,
-    pub(super) told_away: bool,
 }
 
 impl Worker<'_> {
@@ -325,7 +323,6 @@ impl Worker<'_> {
                             self.told_queued = false;
                         }
                         self.away.reset();
-                        self.told_away = false;
                         self.old_runs = 0;
                         self.way = Way::default();
                         Next::Again

@@ -48,6 +48,8 @@ struct Neighbourhood {
     authz_away: AtomicBool,
     router_away: AtomicBool,
     refuse_owner: AtomicBool,
+    /// Whether instances end as they are told their owner.
+    break_at_owner: AtomicBool,
     tokens: AtomicUsize,
     /// The instances whose identity was taken away.
     revoked: Mutex<Vec<InstanceId>>,
@@ -57,6 +59,8 @@ struct Neighbourhood {
     runs: Mutex<HashMap<String, i64>>,
     /// Configurations under which an instance does not become healthy.
     sick: Mutex<HashSet<i64>>,
+    /// What it says then.
+    symptom: Mutex<Symptom>,
     /// What the next runs have read, whatever is there when they are asked.
     read_before: Mutex<VecDeque<i64>>,
     /// The paths under which programs that know nothing of Beaver were asked whether they are there.
@@ -69,6 +73,18 @@ struct Neighbourhood {
     looked: AtomicUsize,
     /// How often instances were asked whether they are busy.
     asked_busy: AtomicUsize,
+}
+
+/// What an instance says that does not become healthy.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Symptom {
+    /// It takes no connections, as the router finds.
+    #[default]
+    Closed,
+    /// It takes them, and says nothing.
+    Silent,
+    /// Something that is no answer.
+    Nonsense,
 }
 
 /// How an instance is used. Nobody does, as a rule.
@@ -98,11 +114,13 @@ impl Neighbours {
             authz_away: AtomicBool::new(false),
             router_away: AtomicBool::new(false),
             refuse_owner: AtomicBool::new(false),
+            break_at_owner: AtomicBool::new(false),
             tokens: AtomicUsize::new(0),
             revoked: Mutex::default(),
             owners: Mutex::default(),
             runs: Mutex::default(),
             sick: Mutex::default(),
+            symptom: Mutex::default(),
             read_before: Mutex::default(),
             asked: Mutex::default(),
             routes: Mutex::default(),
@@ -141,6 +159,15 @@ impl Neighbours {
 
     pub fn make_sick(&self, generation: i64) {
         self.state.sick.lock().unwrap().insert(generation);
+    }
+
+    /// What those that do not become healthy say from now on.
+    pub fn set_symptom(&self, symptom: Symptom) {
+        *self.state.symptom.lock().unwrap() = symptom;
+    }
+
+    pub fn set_break_at_owner(&self, breaks: bool) {
+        self.state.break_at_owner.store(breaks, Ordering::SeqCst);
     }
 
     /// Lets every configuration be one under which an instance becomes healthy.
@@ -322,7 +349,15 @@ async fn readyz(State(state): State<Arc<Neighbourhood>>, Path(id): Path<Instance
             let registered = state.owners.lock().unwrap().contains_key(&id);
             Json(Readiness { registered, config_generation: generation }).into_response()
         }
-        _ => unreachable(),
+        Some(_) => {
+            let symptom = *state.symptom.lock().unwrap();
+            match symptom {
+                Symptom::Closed => unreachable(),
+                Symptom::Silent => std::future::pending().await,
+                Symptom::Nonsense => (StatusCode::NOT_FOUND, "<p>Nothing here</p>").into_response(),
+            }
+        }
+        None => unreachable(),
     }
 }
 
@@ -360,6 +395,9 @@ async fn take_owner(
 ) -> Response {
     if state.runs_with(id).await.is_none() {
         return unreachable();
+    }
+    if state.break_at_owner.load(Ordering::SeqCst) {
+        return Problem::new(StatusCode::BAD_GATEWAY, "instance_broken", "It gave no usable answer.").into_response();
     }
     if state.refuse_owner.load(Ordering::SeqCst) {
         return Problem::new(StatusCode::FORBIDDEN, "not_the_owner", "No.").into_response();

@@ -140,6 +140,30 @@ async fn a_provider_is_not_blamed_for_a_release_that_came_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn a_provider_does_not_come_with_an_old_release_where_the_new_one_is_known_to_work() {
+    let world = sqlite_world().await;
+    world.engine.set_image("old");
+    let service = world.start().await;
+    let people = people(&service).await;
+    let (alice, others) = people.split_first().unwrap();
+    service.wish(alice, "stop").await;
+    service.settled(alice, Phase::Stopped).await;
+    service.kill_and_wait().await;
+    world.engine.set_image("new");
+    let service = world.start().await;
+    until("the others have the new one", || all_run(&world, others, "new")).await;
+    for other in others {
+        service.settled(other, Phase::Ready).await;
+    }
+    world.engine.break_image("old");
+    service.configure(alice, "sk-fine").await;
+    service.wish(alice, "start").await;
+    let ready = service.settled(alice, Phase::Ready).await;
+    assert_eq!((ready.applied_config_generation, ready.error), (1, None));
+    assert!(all_run(&world, &people, "new"));
+}
+
+#[tokio::test]
 async fn while_one_tries_it_whoever_comes_up_gets_what_they_had() {
     let world = sqlite_world().await;
     let people = people_of_old(&world).await;

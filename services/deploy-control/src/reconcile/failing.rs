@@ -81,6 +81,7 @@ impl Worker<'_> {
                         | Step::Stop { .. }
                         | Step::TakeDown
                         | Step::AwaitHealthy(_)
+                        | Step::Register
                 )
             )
         {
@@ -233,7 +234,11 @@ impl Worker<'_> {
 
     /// Waits for something outside, without counting an attempt; says so once, and again when it is something else.
     async fn wait(&mut self, row: Row, told: InstanceError) -> Next {
-        if row.error.as_ref().is_none_or(|error| error.code != told.code) {
+        // What it was given up for, or was taken back for, is what its owner must know.
+        let is_kept = outcome::is_given_up(&row) || row.error.as_ref().is_some_and(outcome::is_taken_back);
+        let is_told =
+            row.error.as_ref().is_some_and(|error| (&error.code, &error.detail) == (&told.code, &told.detail));
+        if !is_kept && !is_told {
             let progress = outcome::waiting(told);
             match self.inner.write(&row, &progress).await {
                 Ok(Some(_)) => {}

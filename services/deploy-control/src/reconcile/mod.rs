@@ -331,9 +331,7 @@ impl Reconciler {
                 metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
                 tracing::debug!(error = chain(&error), "units cannot be listed");
                 let is_away = error.kind == ErrorKind::Unavailable;
-                if is_away {
-                    self.0.parts.hub.engine_is_away(true);
-                }
+                self.0.parts.hub.engine_is_away(is_away);
                 rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
                 return !is_away;
             }

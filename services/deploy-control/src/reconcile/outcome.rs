@@ -194,7 +194,7 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
 }
 
 /// Whether it is wanted up, and is not brought up any more.
-fn is_given_up(row: &Row) -> bool {
+pub(super) fn is_given_up(row: &Row) -> bool {
     row.phase == Phase::Failed && row.desired == Desired::Running
 }
 
@@ -202,6 +202,11 @@ fn is_given_up(row: &Row) -> bool {
 const CONFIG_NOT_ACCEPTED: &str = "config_not_accepted";
 /// The error that says that data from an archive did not hold.
 const RESTORE_NOT_ACCEPTED: &str = "restore_not_accepted";
+
+/// Whether an error says that something of its owner's did not hold, and what was before is back.
+pub(super) fn is_taken_back(error: &InstanceError) -> bool {
+    [CONFIG_NOT_ACCEPTED, RESTORE_NOT_ACCEPTED].contains(&&*error.code)
+}
 
 /// What it means that it is not tried again by itself.
 pub(super) fn given_up(why: InstanceError) -> Progress {

@@ -144,6 +144,11 @@ impl Rollouts {
         }
     }
 
+    /// Whether it comes to all.
+    pub(super) fn is_wide(&self, release: &str) -> bool {
+        self.stage(release) == Stage::Wide
+    }
+
     /// Whether [`Rollouts::try_admit`] would give somebody this release now.
     pub(super) fn has_room(&self, release: &str) -> bool {
         match self.stage(release) {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Inner, failure::Failure, worker::step_name};
 use crate::{
     chain,
-    engine::{NotRelease, UnitState},
+    engine::{EngineError, ErrorKind, NotRelease, UnitState},
     plan::Step,
     registry::{self, Progress, Row},
     strikes,
@@ -266,42 +266,50 @@ impl Inner {
     /// Gives the instance its owner; it then registers itself with authz.
     pub(super) async fn register(&self, row: &Row, identity: &mut Option<Identity>) -> Result<(), Failure> {
         let deadline = Instant::now() + DOORS.min(self.parts.config.start_timeout);
-        let mut pause = Duration::from_millis(10);
+        let (mut pause, mut looked) = (Duration::from_millis(10), Instant::now());
+        // What somebody else kept it from, at any time: then nothing is known of it.
+        let mut away = None;
         loop {
             self.identify(row, identity).await?;
             let assertion = identity.as_ref().map(|identity| identity.assertion.expose_secret().to_owned());
-            let failure = match self.parts.peers.take_owner(row.id, assertion.unwrap_or_default()).await {
+            match self.parts.peers.take_owner(row.id, assertion.unwrap_or_default()).await {
                 Ok(_) => {
                     // The token is spent: should it be needed again, it must be another.
                     *identity = None;
                     return Ok(());
                 }
-                Err(error) => Failure::of_call(error),
-            };
-            if let Failure::Refused(_) = failure {
-                // Whatever was wrong with it, the next attempt is made with a new one.
-                *identity = None;
-                return Err(failure);
+                Err(error) if self.says_nothing(row, &error).await => {}
+                Err(error) => match Failure::of_call(error) {
+                    refused @ Failure::Refused(_) => {
+                        // Whatever was wrong with it, the next attempt is made with a new one.
+                        *identity = None;
+                        return Err(refused);
+                    }
+                    passes => away = Some(passes),
+                },
             }
             if Instant::now() >= deadline {
-                return Err(self.unanswered(row, failure).await?);
+                return Err(away.unwrap_or(Failure::NotInTime));
+            }
+            if looked.elapsed() >= STILL_UP {
+                looked = Instant::now();
+                match self.parts.engine.observe(row.id).await? {
+                    Some(unit) if unit.state == UnitState::Running => {}
+                    Some(_) => return Err(Failure::Ended),
+                    None => return Err(EngineError::new(ErrorKind::NotFound, "the unit").into()),
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 
-    /// What it means that an instance that was healthy does not take its owner: where the router says that nobody answers
-    /// there, it is the instance.
-    async fn unanswered(&self, row: &Row, failure: Failure) -> Result<Failure, Failure> {
+    /// Whether an instance gave no answer: the router says so, or does answer for itself.
+    async fn says_nothing(&self, row: &Row, error: &service::CallError) -> bool {
         const NOBODY: [&str; 3] = ["instance_unreachable", "instance_timeout", "instance_broken"];
-        match &failure {
-            Failure::Away(error) if error.code().is_some_and(|code| NOBODY.contains(&code)) => {
-                let unit = self.parts.engine.observe(row.id).await?;
-                let runs = unit.is_some_and(|unit| unit.state == UnitState::Running);
-                Ok(if runs { Failure::NotInTime } else { Failure::Ended })
-            }
-            _ => Ok(failure),
+        match error.code() {
+            Some(code) => NOBODY.contains(&code),
+            None => self.parts.peers.router_answers(row.id).await,
         }
     }
 

@@ -102,7 +102,7 @@ impl<'a> Worker<'a> {
         }
         let inner: &'a Inner = self.inner;
         let Some((before, newest)) = inner.other_release(row).await? else { return Ok(None) };
-        if has_something_new(row) {
+        if has_something_new(row) && !inner.rollouts.is_wide(&newest) {
             return Ok(Some(NotRelease { refused: newest, instead: before }));
         }
         if self.renewal.as_ref().is_some_and(|renewal| renewal.release.as_ref() == Some(&newest)) {
@@ -156,7 +156,11 @@ impl Inner {
             return Ok(false);
         }
         let Some((before, newest)) = self.other_release(row).await? else { return Ok(false) };
-        if !unit.is_up() && !has_something_new(row) && self.rollouts.has_room(&newest) {
+        let has_room = match has_something_new(row) {
+            true => self.rollouts.is_wide(&newest),
+            false => self.rollouts.has_room(&newest),
+        };
+        if !unit.is_up() && has_room {
             return Ok(false);
         }
         let mut spec = self.spec(row)?;
@@ -195,8 +199,9 @@ pub(super) fn is_renewal(row: &Row, seen: &Observed, steps: &[Step]) -> bool {
     is_reached && row.observed_generation == row.generation && steps.contains(&Step::Stop { then_up: true })
 }
 
-/// Whether it comes up with something of its owner's that it was never healthy with: then with nothing else that is new, or
-/// nobody could tell which of the two it does not come up with.
+/// Whether it is to come up with something of its owner's that was not tried yet: then with no release that others have not
+/// shown to work, or nobody could tell which of the two it does not come up with.
 fn has_something_new(row: &Row) -> bool {
-    row.config_target() != row.applied_config_generation || row.archive_pending()
+    let archive = row.archive_pending() && row.refused_archive_generation != row.archive_generation;
+    row.attempts == 0 && (archive || row.config_target() != row.applied_config_generation)
 }

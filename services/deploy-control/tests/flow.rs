@@ -4,7 +4,7 @@ mod support;
 
 use contracts::deploy::{Desired, EventCode, Phase};
 use deploy_control::engine::{ErrorKind, Unit, UnitState};
-use support::{Person, eventually, sqlite_world, until, worlds};
+use support::{Person, World, eventually, sqlite_world, until, worlds};
 
 #[tokio::test]
 async fn a_sign_up_becomes_a_workspace_once() {
@@ -377,30 +377,27 @@ async fn what_fails_for_good_says_why_and_goes_on_when_it_is_wanted_again() {
     }
 }
 
-#[tokio::test]
-async fn one_that_breaks_as_it_takes_its_owner_is_given_up_in_the_end() {
+/// It is given up with this reason while something is wrong, and comes up when it is asked for after that.
+async fn fails_until_it_is_mended(code: &str, set_wrong: impl Fn(&World, bool)) {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
-    world.neighbours.set_break_at_owner(true);
+    set_wrong(&world, true);
     service.register(&alice).await;
     let failed = service.settled(&alice, Phase::Failed).await;
-    assert_eq!(failed.error.unwrap().code, "not_healthy_in_time");
-    world.neighbours.set_break_at_owner(false);
+    assert_eq!(failed.error.unwrap().code, code);
+    set_wrong(&world, false);
     service.wish(&alice, "retry").await;
     assert_eq!(service.settled(&alice, Phase::Ready).await.error, None);
 }
 
 #[tokio::test]
+async fn one_that_breaks_as_it_takes_its_owner_is_given_up_in_the_end() {
+    fails_until_it_is_mended("not_healthy_in_time", |world, wrong| world.neighbours.set_break_at_owner(wrong)).await;
+}
+
+#[tokio::test]
 async fn a_missing_image_fails_with_its_reason_and_a_retry_works() {
-    let world = sqlite_world().await;
-    let (service, alice) = (world.start().await, Person::named("alice"));
-    world.engine.set_image_missing(true);
-    service.register(&alice).await;
-    let failed = service.settled(&alice, Phase::Failed).await;
-    assert_eq!(failed.error.unwrap().code, "image_missing");
-    world.engine.set_image_missing(false);
-    service.wish(&alice, "retry").await;
-    service.settled(&alice, Phase::Ready).await;
+    fails_until_it_is_mended("image_missing", |world, wrong| world.engine.set_image_missing(wrong)).await;
 }
 
 #[tokio::test]

@@ -466,6 +466,9 @@ pub enum EventCode {
     RetryRequested,
     /// The operator gave it another plan; `detail` is its name.
     PlanRequested,
+    /// Its container is made anew, for something that is not its owner's; `detail` is why: `release` and, after a space, the
+    /// release; `settings`, for other limits or other settings of the operator's; or `broken`.
+    RenewalBegun,
     /// It runs another release of its program now; `detail` is the release.
     Upgraded,
     /// It did not come up with a new release, and went back to the one before; `detail` is the new one.

@@ -95,6 +95,7 @@ fn live_through(deploy: &Deploy, instance: &Instance) {
             ("beaver", EventCode::AttemptFailed, Some("not_healthy_in_time")),
             ("beaver", EventCode::Ready, None),
             ("beaver", EventCode::EgressRefused, Some("10.0.0.1:80 address")),
+            ("beaver", EventCode::RenewalBegun, Some("release 4f2a91bc0d3e")),
             ("beaver", EventCode::Upgraded, Some("4f2a91bc0d3e")),
             ("beaver", EventCode::ReleaseRolledBack, Some("9c01d2e3f4a5 crash_loop")),
             ("operator", EventCode::PlanRequested, Some("notes")),

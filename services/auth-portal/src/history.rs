@@ -136,6 +136,10 @@ impl Row {
                 }
                 self.name = Some(release.to_owned());
             }
+            (EventCode::RenewalBegun, Some(reason)) => {
+                self.why = t.get(&format!("renewal_reason.{reason}")).map(Into::into);
+                self.name = second.map(str::to_owned);
+            }
             (EventCode::Upgraded | EventCode::PlanRequested, Some(name)) => self.name = Some(name.to_owned()),
             (EventCode::DeleteRequested, Some(until)) => {
                 self.until = until.parse().ok().map(|until_ms| (clock::rfc3339(until_ms), utc(until_ms)));
@@ -184,6 +188,7 @@ fn event_name(code: EventCode) -> &'static str {
         EventCode::AttemptFailed => "attempt_failed",
         EventCode::Failed => "failed",
         EventCode::RetryRequested => "retry_requested",
+        EventCode::RenewalBegun => "renewal_begun",
         EventCode::Upgraded => "upgraded",
         EventCode::ReleaseRolledBack => "release_rolled_back",
         EventCode::UpgradeRequested => "upgrade_requested",

@@ -75,14 +75,15 @@ impl Service {
         if let Some(uid) = folders.greatest_uid().await.context("BEAVER_DATA_DIR: cannot read instances")? {
             registry.pass_over_uid(uid).await?;
         }
-        if let Err(error) = folders.end_all_uploads().await {
+        let rows = registry.all().await.context("instances cannot be read")?;
+        if let Err(error) = folders.end_all_uploads(&rows).await {
             // They only take room; a disk that takes no writes must not keep everything else from going on.
             tracing::warn!(error = chain(&error), "what is left of uploads stays");
         }
         let entropy = Entropy::system();
         let peers = peers::Peers::new(&config.peers).with_strikes(config.strikes.clone());
         let (plans, keeper) = plans::Plans::open(config.plans.clone(), engine.runs_images());
-        let hub = Arc::new(hub::Hub::new(entropy.token(), &registry.all().await?));
+        let hub = Arc::new(hub::Hub::new(entropy.token(), &rows));
         let env: Vec<_> = config.engine.log.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let spec = probe_spec(config, &folders, &env);
         let passed = config.data_dir.join("deploy-control").join("passage");

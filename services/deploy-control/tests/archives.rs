@@ -224,6 +224,26 @@ async fn wherever_the_service_is_killed_there_is_one_set_of_data_or_the_other() 
 }
 
 #[tokio::test]
+async fn what_was_put_together_and_never_wished_is_gone_after_a_restart() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.register(&alice).await;
+    service.settled(&alice, Phase::Ready).await;
+    service.kill_and_wait().await;
+    // As after a kill in between; and as from after the copy of the registry, with what she had before beside it.
+    let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
+    for path in ["upload/new", "archive.1/new", "archive.2/new", "archive.2/old", "archive.3/old"] {
+        std::fs::create_dir_all(folder.join(path)).unwrap();
+        std::fs::write(folder.join(path).join("letter"), path).unwrap();
+    }
+    let service = world.start().await;
+    service.settled(&alice, Phase::Ready).await;
+    let there = |path: &str| folder.join(path).join("letter").exists();
+    assert!(!folder.join("upload").exists() && !folder.join("archive.1/new").exists());
+    assert!(there("archive.2/new") && there("archive.2/old") && there("archive.3/old"));
+}
+
+#[tokio::test]
 async fn it_says_whether_another_provider_was_chosen_since_it_was_made() {
     let world = sqlite_world().await;
     let service = world.start().await;

@@ -49,6 +49,26 @@ async fn a_provider_comes_into_force_with_a_restart() {
 }
 
 #[tokio::test]
+async fn one_that_does_not_hold_is_taken_back_also_where_it_was_deleted_meanwhile() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    service.configure(&alice, "sk-good").await;
+    service.settled(&alice, Phase::Ready).await;
+    world.neighbours.make_sick(2);
+    world.engine.hold("stop");
+    service.configure(&alice, CANARY).await;
+    until("it is about to be tried", || world.engine.is_holding("stop")).await;
+    service.delete(&alice).await;
+    world.engine.release();
+    service.settled(&alice, Phase::PendingDeletion).await;
+    service.undelete(&alice).await;
+    let settled = service.settled(&alice, Phase::Ready).await;
+    assert_eq!((settled.config_generation, settled.applied_config_generation), (2, 1));
+    assert_eq!(settled.error.unwrap().code, "config_not_accepted");
+    assert_eq!(key(&world, &alice).as_deref(), Some("sk-good"), "the one before is back");
+}
+
+#[tokio::test]
 async fn one_that_does_not_hold_is_taken_back_and_told() {
     for world in worlds().await {
         let (service, alice) = ready(&world).await;

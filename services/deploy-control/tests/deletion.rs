@@ -219,25 +219,39 @@ async fn with_authz_or_the_engine_away_it_is_deleted_as_far_as_can_be_and_the_re
     world.neighbours.set_authz_away(false);
     assert_eq!(service.settled(&alice, Phase::PendingDeletion).await.error, None);
 
-    let bob = settled(&world, &service, "bobby").await;
+    // Its identity waits for no engine, and when authz is away too, for authz alone.
+    let (bob, carol) = (settled(&world, &service, "bobby").await, settled(&world, &service, "carol").await);
     world.engine.set_away(true);
     service.delete(&bob).await;
+    until("revoked", || world.neighbours.was_revoked(bob.id)).await;
     service.until(&bob, "unknown", |instance| instance.phase == Phase::Unknown).await;
+    world.neighbours.set_authz_away(true);
+    service.delete(&carol).await;
+    service.until(&carol, "unknown", |instance| instance.phase == Phase::Unknown).await;
+    assert!(!world.neighbours.was_revoked(carol.id));
+    world.neighbours.set_authz_away(false);
+    until("revoked", || world.neighbours.was_revoked(carol.id)).await;
+    assert_eq!(world.engine.units().len(), 2, "nothing was stopped yet");
     world.engine.set_away(false);
     service.settled(&bob, Phase::PendingDeletion).await;
+    service.settled(&carol, Phase::PendingDeletion).await;
     assert!(world.engine.units().is_empty());
+    assert!(
+        [bob.id, carol.id].iter().all(|id| world.neighbours.revoked().contains(id)),
+        "once more, now that it is down"
+    );
 
     // However often removing its unit fails, it is not given up.
-    let carol = settled(&world, &service, "carol").await;
+    let dave = settled(&world, &service, "david").await;
     world.engine.refuse("remove", ErrorKind::Rejected);
-    service.delete(&carol).await;
-    support::eventually(async || match world.engine.count("remove", carol.id) {
+    service.delete(&dave).await;
+    support::eventually(async || match world.engine.count("remove", dave.id) {
         count @ ..6 => Err(format!("only {count} attempts")),
         _ => Ok(()),
     })
     .await;
     world.engine.accept("remove");
-    service.settled(&carol, Phase::PendingDeletion).await;
+    service.settled(&dave, Phase::PendingDeletion).await;
 }
 
 #[tokio::test]
@@ -279,9 +293,28 @@ async fn taken_back_before_it_is_down_no_key_of_before_counts_all_the_same() {
     world.engine.hold("stop");
     service.delete(&alice).await;
     until("it is being stopped", || world.engine.is_holding("stop")).await;
+    until("it has no identity any more", || world.neighbours.was_revoked(alice.id)).await;
     service.undelete(&alice).await;
     assert!(data(&world, alice.id).join(".revoked").exists(), "word for its next start");
     world.engine.release();
     service.settled(&alice, Phase::Ready).await;
     assert!(world.engine.count("start", alice.id) > starts, "which comes at once");
+    assert_eq!(world.neighbours.owners_taken(alice.id), 2, "with an identity anew");
+}
+
+#[tokio::test]
+async fn a_token_that_was_taken_away_is_not_used_again() {
+    let world = sqlite_world().await;
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    world.engine.hold("start");
+    service.register(&alice).await;
+    until("it has its token", || world.engine.is_holding("start")).await;
+    world.engine.hold("remove");
+    service.delete(&alice).await;
+    until("it is being removed", || world.engine.is_holding("remove")).await;
+    until("it has no token any more", || world.neighbours.was_revoked(alice.id)).await;
+    service.undelete(&alice).await;
+    world.engine.release();
+    service.settled(&alice, Phase::Ready).await;
+    assert_eq!(world.neighbours.tokens_given(), 2);
 }

@@ -220,6 +220,14 @@ async fn a_workspace_with_other_limits_is_the_same_workspace() {
         assert_ne!(world.engine.units()[0].fingerprint, small, "it has other limits");
         assert_eq!((large.applied_config_generation, world.neighbours.owners_taken(alice.id)), (1, 1));
         assert_eq!(world.current_config(alice.id).generation, 1, "with its provider");
+
+        // What nobody asked for is told with its reason: here that the operator's file says otherwise.
+        assert_eq!(service.renewals(&alice).await, [""; 0], "a plan is a wish, and told as one");
+        let removed = world.engine.count("remove", alice.id);
+        write(&world, "[workspace-large]\nmemory_mb = 2048\npids = 512\n");
+        service.until(&alice, "made anew", |_| world.engine.count("remove", alice.id) > removed).await;
+        assert_eq!(service.settled(&alice, Phase::Ready).await.generation, large.generation);
+        assert_eq!(service.renewals(&alice).await, ["settings"]);
     }
 }
 

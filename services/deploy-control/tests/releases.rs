@@ -80,6 +80,11 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
         }
         let removed: usize = people.iter().map(|person| world.engine.count("remove", person.id)).sum();
         assert_eq!(removed, 2, "one made way for the new one, and that for the old; nobody else was touched");
+        let mut renewals = Vec::new();
+        for person in &people {
+            renewals.extend(service.renewals(person).await);
+        }
+        assert_eq!(renewals, ["release new", "release old"]);
         assert_eq!([service.instance(&people[0]).await.config_generation], generations);
         let (_, list) = service.get::<ReleaseList>("/api/releases").await;
         let told: Vec<_> = list.releases.iter().map(|r| (r.release.as_str(), r.instances, r.went_back)).collect();

@@ -120,6 +120,21 @@ async fn every_event_says_who_did_it_and_what_more_there_is_to_say() {
             "10.0.0.1:80 · 工作区 指向不放行的地址",
         ),
         (
+            EventCode::RenewalBegun,
+            "beaver",
+            Some("release 4f2a91bc0d3e"),
+            "together anew · Beaver 4f2a91bc0d3e : There is a new version",
+            "重新组装 · 系统 4f2a91bc0d3e : 有新版本",
+        ),
+        (
+            EventCode::RenewalBegun,
+            "beaver",
+            Some("settings"),
+            "together anew · Beaver The operator changed",
+            "重新组装 · 系统 管理员更改了",
+        ),
+        (EventCode::RenewalBegun, "beaver", Some("brand_new"), "together anew · Beaver", "重新组装 · 系统"),
+        (
             EventCode::Upgraded,
             "beaver",
             Some("4f2a91bc0d3e"),

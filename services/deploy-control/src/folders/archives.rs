@@ -5,6 +5,8 @@
 //! and `new` takes its place; taking that back puts it into `refused` and `old` into its place. Each is a rename, so that what
 //! is there tells how far it came, and what was begun can always be brought to its end.
 
+use std::collections::HashMap;
+
 use beneath::Root;
 use contracts::{
     InstanceId,
@@ -72,12 +74,14 @@ impl Folders {
         blocking(move || Ok(this.instances.remove_tree(format!("{id}/{UPLOAD}"))?)).await
     }
 
-    /// Removes what was being put together for anybody when this service ended.
+    /// Removes what was being put together for anybody when this service ended, and what was put together for these and was not
+    /// wished any more.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
-    pub async fn end_all_uploads(&self) -> Result<(), Error> {
+    pub async fn end_all_uploads(&self, rows: &[Row]) -> Result<(), Error> {
+        let newest: HashMap<_, _> = rows.iter().map(|row| (row.id.to_string(), row.archive_generation)).collect();
         let this = self.clone();
         blocking(move || {
             for entry in this.instances.list("", MAX_INSTANCES)? {
@@ -85,10 +89,28 @@ impl Folders {
                     Ok(()) | Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
+                let Some((id, newest)) = entry.name.to_str().and_then(|name| newest.get_key_value(name)) else {
+                    continue;
+                };
+                for (generation, path) in this.archives(id)?.into_iter().filter(|(generation, _)| generation > newest) {
+                    // One that was put is wished, whatever a registry from before knows: beside it is the instance's own.
+                    if this.has(&format!("{path}/new")) && !this.has(&format!("{path}/old")) {
+                        tracing::info!(instance = id, generation, "data from an archive that nobody wished is removed");
+                        this.instances.remove_tree(format!("{path}/new"))?;
+                    }
+                }
             }
             Ok(())
         })
         .await
+    }
+
+    /// The archives of an instance that there is something of: generation and path.
+    fn archives(&self, id: &str) -> Result<Vec<(i64, String)>, Error> {
+        let entries = self.instances.list(id, 1_000)?;
+        let generations =
+            entries.iter().filter_map(|entry| entry.name.to_str()?.strip_prefix("archive.")?.parse().ok());
+        Ok(generations.map(|generation| (generation, format!("{id}/archive.{generation}"))).collect())
     }
 
     /// Makes what was put together the archive of this generation, down to the disk and given to the instance, with the mark
@@ -174,11 +196,9 @@ impl Folders {
         }
         let (this, row, id) = (self.clone(), row.clone(), row.id);
         self.exclusive(id, move || {
-            for entry in this.instances.list(id.to_string(), 1_000)? {
-                let name = entry.name.to_string_lossy().into_owned();
-                let generation = name.strip_prefix("archive.").and_then(|number| number.parse::<i64>().ok());
-                if generation.is_some_and(|generation| generation <= row.applied_archive_generation) {
-                    this.instances.remove_tree(archive(id, generation.unwrap_or_default()))?;
+            for (generation, path) in this.archives(&id.to_string())? {
+                if generation <= row.applied_archive_generation {
+                    this.instances.remove_tree(path)?;
                 }
             }
             Ok(())

@@ -7,13 +7,14 @@ use contracts::deploy::{InstanceError, Phase};
 use super::{
     failure::Failure,
     outcome,
+    turn::renewed_as_broken,
     worker::{Next, Worker, step_name},
 };
 use crate::{
     chain,
     engine::ErrorKind,
     plan::Step,
-    registry::{self, Row},
+    registry::{self, Progress, Row},
 };
 
 /// How often in a row an instance may come up with an older configuration than the one that is there before that counts
@@ -207,7 +208,14 @@ impl Worker<'_> {
         }
         tracing::warn!(cause, "the engine does not start it; it is made anew");
         match engine.remove(row.id).await {
-            Ok(()) => Some(Next::Again),
+            Ok(()) => {
+                let told = Progress { events: vec![renewed_as_broken()], ..Progress::default() };
+                Some(match self.inner.write(row, &told).await {
+                    Ok(Some(_)) => Next::Again,
+                    Ok(None) => Next::Anew,
+                    Err(error) => self.wait_for_registry(&error),
+                })
+            }
             Err(error) if error.kind == ErrorKind::Unavailable => {
                 self.way.anew = false;
                 Some(self.lose_engine(row.clone()).await)

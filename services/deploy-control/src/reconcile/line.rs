@@ -4,7 +4,7 @@
 //! It is kept in memory alone. After a restart of this service everybody who is not up yet lines up again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,16 +15,17 @@ use contracts::{
     deploy::{Waiting, WaitsFor},
 };
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 /// What each bring-up that is under way will have taken of the host's memory by the time it is through, in bytes: the
 /// instance's own, and its containers' share of the engine.
 const ONE_START: u64 = 32 << 20;
 /// How much of what was learned a new measurement replaces: one over this.
 const WEIGHT: u32 = 8;
+/// How long those who are in line wait, once it opens, for those who are about to line up before or behind them.
+const GATHERING: Duration = Duration::from_secs(3);
 
 /// What the host bears.
 #[derive(Debug, Clone)]
@@ -59,8 +60,8 @@ struct Inner {
     state: Mutex<State>,
     /// Somebody waits who did not before.
     joined: Notify,
-    /// Cancelled once it is known who is up. Nobody has a turn before.
-    open: CancellationToken,
+    /// Whether it is known who is up. Nobody has a turn before.
+    open: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -70,6 +71,10 @@ struct State {
     /// Up, and when that was seen.
     up: HashMap<InstanceId, Instant>,
     waiting: BTreeMap<(Rank, InstanceId), oneshot::Sender<Turn>>,
+    /// Those who are down and wanted up by the look that opened it, and have not lined up yet.
+    awaited: HashSet<InstanceId>,
+    /// When it opened.
+    opened: Option<Instant>,
     /// How long a bring-up takes on this host, as far as it is known.
     usual: Option<Duration>,
     /// Whether those in front wait for room, rather than for others to be through.
@@ -103,7 +108,12 @@ impl Drop for Turn {
 
 impl Line {
     pub(super) fn new(config: LineConfig) -> Self {
-        Self(Arc::new(Inner { config, state: Mutex::default(), joined: Notify::new(), open: CancellationToken::new() }))
+        Self(Arc::new(Inner {
+            config,
+            state: Mutex::default(),
+            joined: Notify::new(),
+            open: watch::Sender::new(false),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -111,20 +121,57 @@ impl Line {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that are up, of everything there is, by a look that began then: from the first on turns are given.
-    pub(super) fn seen_all(&self, began: Instant, up: impl Iterator<Item = InstanceId>) {
+    /// Those that are up, of everything there is, by a look that began then. The first one opens the line; `awaited` are those
+    /// who are to line up before anybody has a turn, so that it is theirs who come first.
+    pub(super) fn seen_all(
+        &self,
+        began: Instant,
+        up: impl Iterator<Item = InstanceId>,
+        awaited: impl Iterator<Item = InstanceId>,
+    ) {
         let mut state = self.state();
         // What came up since the look began is not in it.
         state.up.retain(|_, seen| *seen >= began);
         state.up.extend(up.map(|id| (id, began)));
+        if !self.is_open() {
+            state.opened = Some(Instant::now());
+            // Who is in line, or at it, does not come once more.
+            let there: HashSet<_> = in_line(&state).chain(state.working.keys().copied()).collect();
+            state.awaited = awaited.filter(|id| !there.contains(id)).collect();
+            self.0.open.send_replace(true);
+        }
         drop(state);
-        self.0.open.cancel();
         self.advance();
+    }
+
+    /// What is up is not known any more, until everything is looked at again.
+    pub(super) fn close(&self) {
+        // Under the lock, so that no turn is given meanwhile.
+        let _state = self.state();
+        self.0.open.send_replace(false);
+    }
+
+    /// Whether it is known who is up.
+    pub(super) fn is_open(&self) -> bool {
+        *self.0.open.borrow()
     }
 
     /// Waits until it is known who is up.
     pub(super) async fn opened(&self) {
-        self.0.open.cancelled().await;
+        // It is closed with the line itself, and then nobody waits.
+        let _ = self.0.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// Waits until it is not known any more who is up.
+    pub(super) async fn closed(&self) {
+        let _ = self.0.open.subscribe().wait_for(|open| !*open).await;
+    }
+
+    /// This one does not line up now.
+    pub(super) fn stays_away(&self, id: InstanceId) {
+        if self.state().awaited.remove(&id) {
+            self.advance();
+        }
     }
 
     /// Whether an instance is up takes room, whoever brought it up.
@@ -142,7 +189,10 @@ impl Line {
     /// receiver and has left.
     pub(super) fn enter(&self, id: InstanceId, rank: Rank) -> oneshot::Receiver<Turn> {
         let (sender, turn) = oneshot::channel();
-        self.state().waiting.insert((rank, id), sender);
+        let mut state = self.state();
+        state.waiting.insert((rank, id), sender);
+        state.awaited.remove(&id);
+        drop(state);
         self.advance();
         self.0.joined.notify_one();
         turn
@@ -158,7 +208,10 @@ impl Line {
             let adds = !(rank == Rank::Changing || state.up.contains_key(&id));
             let room = !adds || self.has_room(&state);
             state.full = !room;
-            if !self.0.open.is_cancelled() || !room || state.working.len() >= self.0.config.at_once {
+            if !state.awaited.is_empty() && state.opened.is_none_or(|opened| opened.elapsed() < GATHERING) {
+                return;
+            }
+            if !self.is_open() || !room || state.working.len() >= self.0.config.at_once {
                 return;
             }
             let Some((_, sender)) = state.waiting.pop_first() else { return };
@@ -191,7 +244,7 @@ impl Line {
     /// Whether nobody waits, and there is room for one more.
     pub(super) fn has_spare(&self) -> bool {
         let state = self.state();
-        self.0.open.is_cancelled() && in_line(&state).next().is_none() && self.has_room(&state)
+        self.is_open() && in_line(&state).next().is_none() && self.has_room(&state)
     }
 
     /// Where an instance is in line; `None` when it does not wait.
@@ -249,7 +302,7 @@ mod tests {
 
     fn line(at_once: usize, running: Option<usize>) -> Line {
         let line = Line::new(LineConfig { at_once, running, spare_bytes: None, meminfo: PathBuf::new() });
-        line.seen_all(Instant::now(), [].into_iter());
+        line.seen_all(Instant::now(), [].into_iter(), [].into_iter());
         line
     }
 
@@ -277,6 +330,36 @@ mod tests {
         assert!(turn(&mut older).is_some());
         assert!(turn(&mut all[2]).is_some() && turn(&mut all[3]).is_some(), "every turn given back was given on");
         drop(second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_it_opens_everybody_lines_up_before_anybody_has_a_turn() {
+        let line = line(1, None);
+        let all = || [1, 2, 3].map(id).into_iter();
+        let opens = || line.seen_all(Instant::now(), [].into_iter(), all());
+        line.close();
+        let mut late = line.enter(id(1), Rank::Returning(-100));
+        opens();
+        assert!(turn(&mut late).is_none(), "two more are to come");
+        let mut early = line.enter(id(2), Rank::Returning(-200));
+        assert!(turn(&mut early).is_none());
+        line.stays_away(id(3));
+        let held = turn(&mut early).expect("all are there, and it was in use last");
+        assert!(turn(&mut late).is_none());
+        drop(held);
+        drop(turn(&mut late).expect("it is next"));
+
+        // A look that finds it open makes nobody wait.
+        opens();
+        drop(turn(&mut line.enter(id(2), Rank::Wished(1))).expect("nobody is awaited"));
+        // Closed, nobody has a turn, and whoever does not come holds nobody up for long.
+        line.close();
+        let mut first = line.enter(id(1), Rank::Wished(1));
+        assert!(turn(&mut first).is_none() && !line.has_spare());
+        opens();
+        tokio::time::advance(GATHERING).await;
+        line.advance();
+        assert!(turn(&mut first).is_some());
     }
 
     #[tokio::test]
@@ -323,7 +406,7 @@ mod tests {
             |mib: u64| std::fs::write(&meminfo, format!("MemTotal: 9 kB\nMemAvailable:  {} kB\n", mib << 10)).unwrap();
         let config = LineConfig { at_once: 9, running: None, spare_bytes: Some(100 << 20), meminfo: meminfo.clone() };
         let line = Line::new(config);
-        line.seen_all(Instant::now(), [].into_iter());
+        line.seen_all(Instant::now(), [].into_iter(), [].into_iter());
         say(170);
         let mut all: Vec<_> = (1..=3).map(|n| line.enter(id(n), Rank::Wished(n as i64))).collect();
         let turns: Vec<_> = all.iter_mut().filter_map(turn).collect();

@@ -25,7 +25,7 @@ use std::{
 use clock::{Backoff, Entropy};
 use contracts::{
     InstanceId,
-    deploy::{Phase, Waiting},
+    deploy::{Desired, Phase, Sleep, Waiting},
 };
 use futures_util::{StreamExt, stream::BoxStream};
 use service::Shutdown;
@@ -279,7 +279,8 @@ impl Reconciler {
                     tracing::warn!(error = chain(&error), "the engine cannot be asked");
                 }
             }
-            // Each worker sees for itself that the engine is lost, and says so.
+            // What ran with it may have ended with it. Each worker sees for itself that it is lost, and says so.
+            self.0.line.close();
             self.look_at_everything(&mut orphans).await;
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -307,7 +308,7 @@ impl Reconciler {
     }
 
     /// Compares everything wanted with everything there is, and wakes workers for what differs. False when the engine
-    /// cannot be reached.
+    /// cannot be reached, or it is still not known who is up.
     async fn look_at_everything(&self, orphans: &mut HashSet<InstanceId>) -> bool {
         let begun = Instant::now();
         let answers = self.compare(orphans).await;
@@ -320,7 +321,7 @@ impl Reconciler {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "instances cannot be read");
-                return true;
+                return self.0.line.is_open();
             }
         };
         rows.iter().for_each(|row| self.0.rollouts.note(row));
@@ -333,17 +334,28 @@ impl Reconciler {
                 let is_away = error.kind == ErrorKind::Unavailable;
                 self.0.parts.hub.engine_is_away(is_away);
                 rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
-                return !is_away;
+                return !is_away && self.0.line.is_open();
             }
         };
         self.0.parts.hub.engine_is_away(false);
-        self.0.line.seen_all(began, units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id));
         let now_ms = self.0.parts.registry.now_ms();
+        let up: HashSet<_> = units.iter().filter(|unit| unit.is_up()).map(|unit| unit.id).collect();
+        let mut lining_up = HashSet::new();
+        if !self.0.line.is_open() {
+            let down = rows.iter().filter(|row| is_to_be_up(row, now_ms) && !up.contains(&row.id));
+            lining_up.extend(down.map(|row| row.id));
+            // First, so that whoever then stays away knows what there is now.
+            lining_up.iter().for_each(|id| self.nudge(*id));
+        }
+        self.0.line.seen_all(began, up.into_iter(), lining_up.iter().copied());
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
         let up = rows.iter().filter(|row| row.phase == Phase::Ready).cloned().collect();
         let bereft = self.0.parts.folders.bereft(up).await.unwrap_or_default();
         for row in &rows {
             let unit = units.remove(&row.id);
+            if lining_up.contains(&row.id) {
+                continue;
+            }
             if !settled(row, now_ms) || bereft.contains(&row.id) || self.differs(row, unit.as_ref()).await {
                 self.nudge(row.id);
             }
@@ -408,6 +420,12 @@ fn settled(row: &Row, now_ms: i64) -> bool {
         _ => false,
     };
     rests && row.observed_generation == row.generation
+}
+
+/// Whether it is to be brought up now, if it is down.
+fn is_to_be_up(row: &Row, now_ms: i64) -> bool {
+    let is_wanted = row.desired == Desired::Running && row.sleep == Sleep::Awake && row.phase != Phase::Failed;
+    is_wanted && row.next_attempt_at_ms <= now_ms
 }
 
 /// What a program that knows nothing of Beaver finds in its environment, at this origin.

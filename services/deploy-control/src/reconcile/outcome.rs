@@ -144,7 +144,9 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         };
     }
     let target = row.config_target();
-    if unhealthy && row.registered && target != row.applied_config_generation {
+    // One without its owner has one that held before all the same, where it had it and was deleted or restored.
+    let has_one_that_held = row.registered || row.applied_config_generation > 0;
+    if unhealthy && has_one_that_held && target != row.applied_config_generation {
         let error = InstanceError {
             code: CONFIG_NOT_ACCEPTED.into(),
             detail: "The workspace did not come up with the new configuration; the one before is back.".into(),

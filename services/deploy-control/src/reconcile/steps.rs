@@ -250,6 +250,16 @@ impl Inner {
         Ok(Readiness { registered: true, config_generation: wanted })
     }
 
+    /// Takes the identity of one that still runs away; false when that did not work. Once it is down, a step does it again:
+    /// until then it may have got one anew.
+    pub(super) async fn revoke_at_once(&self, row: &Row) -> bool {
+        let revoked = self.parts.peers.revoke_backend(row).await;
+        if let Err(error) = &revoked {
+            tracing::warn!(error = chain(error), "its identity could not be taken away yet");
+        }
+        revoked.is_ok()
+    }
+
     /// Gets a one-time token and its assertion, and puts the token where the instance finds it.
     pub(super) async fn identify(&self, row: &Row, identity: &mut Option<Identity>) -> Result<(), Failure> {
         if identity.as_ref().is_some_and(|identity| identity.since.elapsed() < ASSERTION_LIFE) {

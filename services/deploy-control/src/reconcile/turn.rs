@@ -1,6 +1,8 @@
 //! When it is an instance's turn: to be brought up, or to go down for something of ours.
 
-use contracts::deploy::Phase;
+use std::time::Duration;
+
+use contracts::deploy::{Desired, EventCode, Phase};
 use tokio::sync::SemaphorePermit;
 
 use super::{
@@ -12,10 +14,13 @@ use super::{
     worker::{Next, Worker},
 };
 use crate::{
-    engine::{ErrorKind, NotRelease, Unit, UnitState},
+    engine::{ErrorKind, NotRelease, Unit, UnitState, short_release},
     plan::{Observed, Seen, Step},
-    registry::Row,
+    registry::{NewEvent, Row},
 };
+
+/// How long one waits for the line to open before it looks whether the engine is there at all.
+const STILL_THERE: Duration = Duration::from_secs(2);
 
 impl Worker<'_> {
     /// Waits for its turn to be brought up. `None` when it has it and nothing has changed since `row` was read; else what
@@ -29,6 +34,7 @@ impl Worker<'_> {
             // It is no line that somebody waits in yet.
             () = line.opened() => {}
             () = self.mailbox.wish.notified() => return Some(Next::Anew),
+            () = tokio::time::sleep(STILL_THERE) => return Some(Next::Anew),
         }
         let rank = match &seen.unit {
             // It only goes on: its memory is there.
@@ -60,6 +66,8 @@ impl Worker<'_> {
         tokio::select! {
             turn = turn => self.turn = turn.ok(),
             () = self.mailbox.wish.notified() => {}
+            // Perhaps the engine is lost.
+            () = line.closed() => {}
         }
         // What was seen is from before.
         Some(Next::Anew)
@@ -121,6 +129,32 @@ impl<'a> Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// What is told of a unit that is made anew for something of ours.
+    pub(super) async fn renewal_begun(&self, row: &Row, seen: &Observed, steps: &[Step]) -> Option<NewEvent> {
+        let Seen::Unit { unit, .. } = &seen.unit else { return None };
+        // Another plan is a wish, and told as one. Who was never up has seen nothing of it.
+        let is_ours = row.desired == Desired::Running && unit.plan == row.plan && row.observed_generation > 0;
+        if !is_ours || !steps.contains(&Step::Remove) {
+            return None;
+        }
+        if unit.state == UnitState::Broken {
+            return Some(renewed_as_broken());
+        }
+        let engine = &self.inner.parts.engine;
+        let mut spec = self.inner.spec(row).ok()?;
+        spec.not = self.held_back.clone().or(spec.not);
+        if engine.fingerprint(&spec).await.ok()? == unit.fingerprint {
+            // It stays what it is: what it was to be made from is held back by now.
+            return None;
+        }
+        let to_be = engine.release(&spec).await.ok()?;
+        let why = match to_be.filter(|to_be| unit.release.as_ref() != Some(to_be)) {
+            Some(release) => format!("release {}", short_release(&release)),
+            None => "settings".to_owned(),
+        };
+        Some(NewEvent::of(EventCode::RenewalBegun).detail(why))
+    }
+
     /// The release with which it did not come up, when a failure may be the release's.
     pub(super) async fn tried_release(&self, row: &Row, step: Option<&Step>, failure: &Failure) -> Option<String> {
         let refused = matches!(failure, Failure::Engine(error) if error.kind == ErrorKind::Rejected)
@@ -134,6 +168,11 @@ impl Worker<'_> {
         }
         engine.release(&self.inner.spec(row).ok()?).await.ok()?
     }
+}
+
+/// What is told of a unit that is made anew because nothing else helps.
+pub(super) fn renewed_as_broken() -> NewEvent {
+    NewEvent::of(EventCode::RenewalBegun).detail("broken")
 }
 
 impl Inner {

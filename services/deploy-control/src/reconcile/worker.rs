@@ -110,6 +110,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         healthy: None,
         turn: None,
         renewal: None,
+        renews: None,
         held_back: None,
         log: Vec::new(),
         told_queued: false,
@@ -117,6 +118,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         last_up_ms: None,
         old_runs: 0,
         way: Way::default(),
+        revoked: None,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
     };
     let work = async {
@@ -128,6 +130,9 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
             }
             let next = worker.round(id, first, plans >= PLANS).await;
             plans = if matches!(next, Next::Again) { plans + 1 } else { 0 };
+            if matches!(next, Next::Rest | Next::After(_)) && !mailbox.is_dirty() {
+                inner.line.stays_away(id);
+            }
             match next {
                 Next::Again | Next::Anew => {}
                 Next::Rest if mailbox.is_dirty() || !reconciler.retire(id, &mailbox) => {}
@@ -160,6 +165,8 @@ pub(super) struct Worker<'a> {
     pub(super) turn: Option<Turn>,
     /// Its turn to be down for something of ours.
     pub(super) renewal: Option<Renewal<'a>>,
+    /// What is told as its unit is removed, to be made anew.
+    renews: Option<NewEvent>,
     /// The release that it is not made from this time.
     pub(super) held_back: Option<NotRelease>,
     /// The last lines of its program, which came down.
@@ -174,6 +181,8 @@ pub(super) struct Worker<'a> {
     pub(super) old_runs: u32,
     /// What was done about a start that the engine refuses.
     pub(super) way: Way,
+    /// The deletion for which its identity was taken away already.
+    revoked: Option<i64>,
     /// How long to wait for something outside of this instance.
     pub(super) away: Backoff,
 }
@@ -182,7 +191,7 @@ impl Worker<'_> {
     async fn round(&mut self, id: InstanceId, first: Option<Row>, endless: bool) -> Next {
         self.pending = Progress::default();
         self.healthy = None;
-        let mut row = match first {
+        let row = match first {
             Some(row) => {
                 self.inner.told(&row);
                 row
@@ -194,9 +203,29 @@ impl Worker<'_> {
             },
         };
         self.review_renewal(&row);
+        if row.desired == Desired::Deleted {
+            // What it was given is taken away from it.
+            self.identity = None;
+        }
         if endless {
             return self.failed(row, None, Failure::Endless).await;
         }
+        // Whoever deletes it counts on that from now on, however long it takes to stop it, and whether the engine can be asked
+        // or not. Nothing of this round waits for it; the next one does, so that no late revocation meets an identity that was
+        // given anew.
+        if is_just_deleted(&row) && self.revoked != Some(row.generation) {
+            let (inner, deleted) = (self.inner, row.clone());
+            let (revoked, next) = tokio::join!(inner.revoke_at_once(&deleted), self.bring_about(row));
+            if revoked {
+                self.revoked = Some(deleted.generation);
+            }
+            return next;
+        }
+        self.bring_about(row).await
+    }
+
+    /// Looks, plans, and takes the steps.
+    async fn bring_about(&mut self, mut row: Row) -> Next {
         let seen = match self.observe(&row).await {
             Ok(seen) => seen,
             Err(failure) => {
@@ -315,6 +344,7 @@ impl Worker<'_> {
                 if steps.iter().any(|step| matches!(step, Step::NoteDown | Step::TakeDown)) {
                     self.log = self.inner.last_lines(&row).await;
                 }
+                self.renews = self.renewal_begun(&row, &seen, steps).await;
                 match self.take(&mut row, steps).await {
                     Ok(()) => {
                         self.renewal = None;
@@ -395,6 +425,9 @@ impl Worker<'_> {
             let several = if independent(step) { after.iter().take_while(|step| independent(step)).count() } else { 0 };
             let at_once = &rest[..=several];
             for step in at_once {
+                if *step == Step::Remove {
+                    self.pending.events.extend(self.renews.take());
+                }
                 self.pending.then(outcome::before(&self.pending.applied_to(row.clone()), step));
             }
             let acting = strikes::within(step_name(step), self.write_and_act(row, at_once));
@@ -504,6 +537,11 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is deleted, with its data kept, and not down for that yet.
+fn is_just_deleted(row: &Row) -> bool {
+    row.desired == Desired::Deleted && row.deletion.is_some() && row.observed_generation != row.generation
 }
 
 /// Whether a step needs nothing of another that is so, which may be next to it in a plan.

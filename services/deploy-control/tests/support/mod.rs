@@ -288,6 +288,12 @@ impl Running {
         self.events(person).await.into_iter().map(|event| event.code).collect()
     }
 
+    /// Why it was made anew though nobody asked for it, each time.
+    pub async fn renewals(&self, person: &Person) -> Vec<String> {
+        let events = self.events(person).await.into_iter().filter(|event| event.code == EventCode::RenewalBegun);
+        events.map(|event| event.detail.unwrap_or_default()).collect()
+    }
+
     /// Waits until it is so, and says what it was when it never is.
     pub async fn until(&self, person: &Person, what: &str, is_so: impl Fn(&Instance) -> bool) -> Instance {
         eventually(async || {

@@ -51,8 +51,8 @@ struct Neighbourhood {
     /// Whether instances end as they are told their owner.
     break_at_owner: AtomicBool,
     tokens: AtomicUsize,
-    /// The instances whose identity was taken away.
-    revoked: Mutex<Vec<InstanceId>>,
+    /// The instances whose identity was taken away, and whether they ran then.
+    revoked: Mutex<Vec<(InstanceId, bool)>>,
     /// Which owner each instance took, and how often.
     owners: Mutex<HashMap<InstanceId, usize>>,
     /// The configuration that each run began with.
@@ -186,9 +186,21 @@ impl Neighbours {
         self.state.owners.lock().unwrap().remove(&id);
     }
 
-    /// The instances whose identity was taken away, each as often as it was.
+    /// The instances whose identity was taken away when nothing ran with it any more, and so for good.
     pub fn revoked(&self) -> Vec<InstanceId> {
-        self.state.revoked.lock().unwrap().clone()
+        let revoked = self.state.revoked.lock().unwrap();
+        let down = revoked.iter().filter(|(_, is_up)| !is_up).map(|(id, _)| *id);
+        down.fold(Vec::new(), |all, id| if all.contains(&id) { all } else { [all, vec![id]].concat() })
+    }
+
+    /// How many one-time tokens were given, to whomever.
+    pub fn tokens_given(&self) -> usize {
+        self.state.tokens.load(Ordering::SeqCst)
+    }
+
+    /// Whether an instance's identity was taken away at all.
+    pub fn was_revoked(&self, id: InstanceId) -> bool {
+        self.state.revoked.lock().unwrap().iter().any(|(revoked, _)| *revoked == id)
     }
 
     /// The paths under which programs that know nothing of Beaver were asked whether they are there.
@@ -263,8 +275,8 @@ async fn revoke(State(state): State<Arc<Neighbourhood>>, Json(body): Json<Revoke
     if state.authz_away.load(Ordering::SeqCst) {
         return Problem::unavailable(anyhow::anyhow!("away")).into_response();
     }
-    assert!((state.run_of)(body.instance_id).await.is_none(), "nothing runs with it any more");
-    state.revoked.lock().unwrap().push(body.instance_id);
+    let is_up = (state.run_of)(body.instance_id).await.is_some();
+    state.revoked.lock().unwrap().push((body.instance_id, is_up));
     StatusCode::NO_CONTENT.into_response()
 }
 

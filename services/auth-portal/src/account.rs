@@ -23,8 +23,11 @@ use crate::{
 
 /// The shortest password authz takes; the page says so while it is typed.
 const PASSWORD_MIN: usize = 15;
-/// Hashing waits its turn when many sign up at once; the person waits with it rather than being told to try again.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// Hashing waits its turn when many sign up at once; the person waits with it rather than being told to try again, for less than
+/// the minute after which proxies in front give up. authz's line is about as long as what it can do in this time: `busy` is that
+/// even the line is full, and trying again from here would only be a second one, in which nobody's turn comes first. Whoever goes
+/// away meanwhile drops the call, and so leaves the line.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(50);
 
 #[derive(Template)]
 #[template(path = "portal/welcome.html")]

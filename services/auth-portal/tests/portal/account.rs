@@ -76,6 +76,24 @@ async fn an_answer_that_was_lost_is_asked_for_with_the_same_key() {
 }
 
 #[tokio::test]
+async fn when_even_the_line_is_full_what_was_typed_is_kept_and_sent_again_with_the_same_key() {
+    let house = House::new().await;
+    let mut browser = Browser::new(&house);
+    let key = browser.get("/register").await.value("key").unwrap();
+    let fields = [("slug", "alice"), ("email", "alice@example.com"), ("password", PASSWORD), ("key", &*key)];
+    house.authz.refuse(("/portal/register", 503, "busy", None, Some(2)));
+    let page = browser.post("/register", &fields).await;
+    assert_eq!((page.status.as_u16(), page.headers["retry-after"].to_str().unwrap()), (503, "5"));
+    page.shows("Very many people are signing");
+    assert_eq!(
+        (page.value("slug").as_deref(), page.value("email").as_deref()),
+        (Some("alice"), Some("alice@example.com"))
+    );
+    assert_eq!((page.value("key"), house.authz.inner.lock().made), (Some(key.clone()), 0));
+    assert_eq!(browser.post("/register", &fields).await.location.as_deref(), Some("/progress"));
+}
+
+#[tokio::test]
 async fn every_refusal_of_a_sign_up_stands_at_its_field_in_both_languages() {
     let house = House::new().await;
     let cases: [(&str, u16, &str, &str, &str); 12] = [

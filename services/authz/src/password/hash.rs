@@ -12,15 +12,20 @@ use unicode_normalization::UnicodeNormalization;
 use super::policy;
 use crate::refused::{Answer, Refused};
 
-/// How many may wait for a core in each lane before newcomers are told to come back. Whoever has a place keeps it until the
-/// password is hashed: one that was checked is not turned away half-way.
-const QUEUE: usize = 64;
+/// How many have a place in each lane beside those at work; the others stand in line for one. Whoever has a place keeps it until
+/// the password is hashed: one that was checked does not begin to wait again half-way. So few, because between the two they all
+/// write into the database.
+const PLACES: usize = 64;
+/// How many may stand in line in each lane, for each core, before newcomers are told to come back: as many as a core hashes while
+/// the portal waits (50 s), even at half its speed. More would stand there in vain. One in line costs its connection and what it
+/// asks for, a form of at most 32 KiB, and neither a core nor the memory of a hash; whoever hangs up leaves the line.
+const LINE: usize = 1000;
 /// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 
-/// Makes and checks password hashes: as many at once as there are cores, a bounded queue behind them, and one lane each for
-/// signing in and signing up, so that a flood of one leaves the other alone.
+/// Makes and checks password hashes: as many at once as there are cores, a bounded line behind them, first come, first served, and
+/// one lane each for signing in and signing up, so that a flood of one leaves the other alone.
 pub(crate) struct Passwords {
     entropy: Entropy,
     sign_in: Lane,
@@ -36,7 +41,7 @@ pub(crate) struct NewPassword {
     place: OwnedSemaphorePermit,
 }
 
-/// Which queue a piece of work stands in.
+/// Which line a piece of work stands in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
     SignIn,
@@ -44,7 +49,9 @@ pub(crate) enum Purpose {
 }
 
 struct Lane {
-    /// Working or waiting.
+    /// Waiting for a place.
+    line: Semaphore,
+    /// Having a place.
     admitted: Arc<Semaphore>,
     /// Working.
     working: Arc<Semaphore>,
@@ -52,16 +59,21 @@ struct Lane {
 
 impl Lane {
     fn new(cores: usize) -> Self {
-        Self { admitted: Arc::new(Semaphore::new(cores + QUEUE)), working: Arc::new(Semaphore::new(cores)) }
+        Self {
+            line: Semaphore::new(cores * LINE),
+            admitted: Arc::new(Semaphore::new(cores + PLACES)),
+            working: Arc::new(Semaphore::new(cores)),
+        }
     }
 
-    /// A place in the lane.
+    /// A place in the lane, when it is its turn. Dropped before, it has left the line.
     ///
     /// # Errors
-    /// 503 `busy`, at once, when there is none.
-    fn admit(&self) -> Answer<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.admitted).try_acquire_owned();
-        place.map_err(|_| busy("the queue for hashing is full"))
+    /// 503 `busy`, at once, when the line is full.
+    async fn admit(&self) -> Answer<OwnedSemaphorePermit> {
+        let _in_line = self.line.try_acquire().map_err(|_| busy("the line for hashing is full"))?;
+        let place = Arc::clone(&self.admitted).acquire_owned().await;
+        place.map_err(|_| busy("the line for hashing is closed"))
     }
 
     /// Runs `work` on a blocking thread when it is its turn, and gives the place back with what came of it.
@@ -71,7 +83,7 @@ impl Lane {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Answer<(T, OwnedSemaphorePermit)> {
         let working = Arc::clone(&self.working).acquire_owned().await;
-        let working = working.map_err(|_| busy("the queue for hashing is closed"))?;
+        let working = working.map_err(|_| busy("the line for hashing is closed"))?;
         let job = tokio::task::spawn_blocking(move || {
             // Both held by the work, not by the caller, who may hang up while the work goes on.
             let _working = working;
@@ -104,7 +116,8 @@ impl Passwords {
         Ok(Self { entropy, sign_in: Lane::new(cores), sign_up: Lane::new(cores), dummy, checked })
     }
 
-    /// Checks a new password against the policy. What it gives takes a place in the lane until it is hashed or dropped.
+    /// Checks a new password against the policy, when it is its turn. What it gives takes a place in the lane until it is hashed or
+    /// dropped.
     ///
     /// # Errors
     /// 422 for what the policy refuses; 503 `busy`.
@@ -113,7 +126,7 @@ impl Passwords {
             let password = normal(&password);
             policy::check(password.expose_secret(), &own_words).map(|()| password)
         };
-        let (outcome, place) = self.sign_up.run(self.sign_up.admit()?, check).await?;
+        let (outcome, place) = self.sign_up.run(self.sign_up.admit().await?, check).await?;
         let refused = |refusal: policy::PolicyError| Problem::field("password", refusal.code(), refusal.to_string());
         Ok(NewPassword { password: outcome.map_err(refused)?, place })
     }
@@ -150,7 +163,7 @@ impl Passwords {
             matches(&normal(&password), &hash)
         };
         let lane = self.lane(purpose);
-        let (fits, _) = lane.run(lane.admit()?, compare).await?;
+        let (fits, _) = lane.run(lane.admit().await?, compare).await?;
         fits.map(|fits| fits && exists).map_err(|error| Problem::internal(error).into())
     }
 
@@ -168,10 +181,22 @@ impl Passwords {
         Arc::clone(&self.lane(purpose).working).acquire_many_owned(u32::try_from(cores).unwrap()).await.unwrap()
     }
 
-    /// How many more a lane admits.
+    /// How many places of a lane are free.
     #[cfg(test)]
     pub fn places(&self, purpose: Purpose) -> usize {
         self.lane(purpose).admitted.available_permits()
+    }
+
+    /// How many more may stand in line for a place of a lane.
+    #[cfg(test)]
+    pub fn room(&self, purpose: Purpose) -> usize {
+        self.lane(purpose).line.available_permits()
+    }
+
+    /// Stands in line as often as there is room, until the permit is dropped.
+    #[cfg(test)]
+    pub fn fill(&self, purpose: Purpose) -> tokio::sync::SemaphorePermit<'_> {
+        self.lane(purpose).line.try_acquire_many(u32::try_from(self.room(purpose)).unwrap()).unwrap()
     }
 
     /// How many passwords were compared so far; unknown people's count too.
@@ -209,6 +234,8 @@ fn matches(password: &SecretString, hash: &str) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, task::Poll};
+
     use super::*;
 
     #[tokio::test]
@@ -233,29 +260,55 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_full_queue_refuses_at_once_and_the_other_lane_goes_on() {
-        let passwords = Arc::new(Passwords::new(Entropy::system()).unwrap());
-        let all = passwords.sign_in.admitted.available_permits();
-        let _taken = Arc::clone(&passwords.sign_in.admitted).try_acquire_many_owned(all as u32).unwrap();
-        let refused = passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap_err();
-        assert_eq!(refused.0.code(), "busy");
-        assert!(!passwords.verify(Purpose::SignUp, "x".into(), None).await.unwrap());
+    /// All the places that a lane has free.
+    fn take(lane: &Lane) -> OwnedSemaphorePermit {
+        let free = u32::try_from(lane.admitted.available_permits()).unwrap();
+        Arc::clone(&lane.admitted).try_acquire_many_owned(free).unwrap()
     }
 
     #[tokio::test]
-    async fn a_password_that_was_checked_is_hashed_however_full_the_queue_is_by_then() {
+    async fn a_full_line_refuses_at_once_and_the_other_lane_goes_on() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let in_line = passwords.fill(Purpose::SignIn);
+        let refused = passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap_err();
+        assert_eq!(refused.0.code(), "busy");
+        assert!(!passwords.verify(Purpose::SignUp, "x".into(), None).await.unwrap());
+        drop(in_line);
+        assert!(!passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_every_place_taken_waits_for_one_and_leaves_the_line_when_given_up() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let (room, taken) = (passwords.room(Purpose::SignIn), take(&passwords.sign_in));
+        let mut waiting = Box::pin(passwords.verify(Purpose::SignIn, "x".into(), None));
+        let mut gone = Box::pin(passwords.verify(Purpose::SignIn, "x".into(), None));
+        poll_fn(|cx| {
+            assert!(waiting.as_mut().poll(cx).is_pending() && gone.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(passwords.room(Purpose::SignIn), room - 2);
+        drop(gone);
+        assert_eq!(passwords.room(Purpose::SignIn), room - 1);
+        drop(taken);
+        assert!(!waiting.await.unwrap());
+        assert_eq!(passwords.room(Purpose::SignIn), room);
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_checked_is_hashed_however_many_are_waiting_by_then() {
         let passwords = Passwords::new(Entropy::system()).unwrap();
         let all = passwords.places(Purpose::SignUp);
         let new = passwords.check("плотина of seven sticks".into(), vec![]).await.unwrap();
-        let others = Arc::clone(&passwords.sign_up.admitted).try_acquire_many_owned(all as u32 - 1).unwrap();
+        let (others, in_line) = (take(&passwords.sign_up), passwords.fill(Purpose::SignUp));
         let Err(refused) = passwords.check("плотина of eight sticks".into(), vec![]).await else {
             panic!("a place")
         };
         assert_eq!(refused.0.code(), "busy");
         passwords.hash(new).await.unwrap();
         assert_eq!(passwords.places(Purpose::SignUp), 1, "the place is free again");
-        drop(others);
+        drop((others, in_line));
         // Also that of one that is given up.
         drop(passwords.check("плотина of seven sticks".into(), vec![]).await.unwrap());
         assert!(passwords.check("short".into(), vec![]).await.is_err());

@@ -14,5 +14,6 @@ mod sessions;
 mod signing_in;
 mod signing_up;
 mod storage;
+mod storm;
 mod suspension;
 mod token_endpoint;

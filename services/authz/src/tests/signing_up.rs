@@ -229,61 +229,6 @@ async fn a_sign_up_that_the_same_one_overtook_gets_the_same_account() {
 }
 
 #[tokio::test]
-async fn in_a_storm_whoever_finds_the_queue_full_is_told_when_to_come_back_and_nobody_is_lost() {
-    for authz in everywhere().await {
-        let passwords = &authz.app.passwords;
-        let (held, places) = (passwords.hold(Purpose::SignUp).await, passwords.places(Purpose::SignUp));
-        let (first, all) = (i64::try_from(places).unwrap(), places + 10);
-        let sign_up = async |i: usize| {
-            let mut body = sign_up(&format!("person-{i}"));
-            body["browser"]["address"] = json!(format!("192.0.2.{i}"));
-            authz.register_with(&format!("the-only-key-of-person-{i}"), &body).await
-        };
-        authz.deploy.fail_with(503);
-        let turned_away = async {
-            let full = async {
-                while passwords.places(Purpose::SignUp) > 0 {
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::time::timeout(std::time::Duration::from_secs(30), full).await.unwrap();
-            for reply in join_all((places..all).map(&sign_up)).await {
-                assert_eq!(reply.problem(), (503, "busy".into()), "{}", authz.name());
-                assert_eq!(reply.retry_after(), Some(2), "{}", authz.name());
-            }
-            for made in ["accounts", "slugs", "sign_ups", "sessions", "devices", "deliveries"] {
-                assert_eq!(count(&authz, made).await, 0, "{}: {made}", authz.name());
-            }
-            // That they tried, and nothing of the accounts that an address may make.
-            assert_eq!(count(&authz, "sign_ups_by_address").await, i64::try_from(all).unwrap());
-            drop(held);
-        };
-        let (admitted, ()) = tokio::join!(join_all((0..places).map(&sign_up)), turned_away);
-        for reply in admitted {
-            assert_eq!(reply.status, StatusCode::CREATED, "{}: {}", authz.name(), reply.text);
-        }
-        assert_eq!((count(&authz, "accounts").await, count(&authz, "deliveries").await), (first, first));
-        authz.deploy.fail_with(0);
-        for reply in join_all((places..all).map(&sign_up)).await {
-            assert_eq!(reply.status, StatusCode::CREATED, "{}: {}", authz.name(), reply.text);
-        }
-        let delivered = async {
-            while count(&authz, "deliveries").await > 0 {
-                authz.hand.advance_ms(60_000);
-                send_due::<Delivery>(&authz.app).await.unwrap();
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(30), delivered).await.unwrap();
-        assert_eq!(authz.deploy.taken().len(), all, "{}: each has an instance, and one", authz.name());
-    }
-}
-
-async fn count(authz: &Authz, table: &str) -> i64 {
-    let sql = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
-    sqlx::query_scalar(sql).fetch_one(authz.store.pool()).await.unwrap()
-}
-
-#[tokio::test]
 async fn a_sign_up_survives_a_deploy_control_that_is_down_and_is_delivered_later() {
     for authz in everywhere().await {
         authz.deploy.fail_with(503);

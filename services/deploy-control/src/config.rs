@@ -350,7 +350,9 @@ mod tests {
         assert_eq!(half.delete_after, Duration::from_secs(12 * 60 * 60));
         assert_eq!(config.plans.disk_bytes, Some(2 << 30));
         assert_eq!(Config::from_env(&env().with("BEAVER_INSTANCE_DISK_MB", "0")).unwrap().plans.disk_bytes, None);
-        assert_eq!(config.plans.idle, Idle::default(), "nobody sleeps");
+        assert_eq!(config.plans.idle, Idle { pause_after: None, stop_after: None }, "nobody sleeps");
+        assert_eq!(config.reconcile.pool.size, 0, "nothing is made ahead");
+        assert_eq!(Config::from_env(&env().with("BEAVER_POOL_SIZE", "3")).unwrap().reconcile.pool.size, 3);
         let sleepy = env().with("BEAVER_PAUSE_AFTER", "300").with("BEAVER_IDLE_TIMEOUT", "3600");
         let idle = Config::from_env(&sleepy).unwrap().plans.idle;
         assert_eq!(

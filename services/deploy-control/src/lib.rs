@@ -10,6 +10,7 @@ pub mod disk;
 pub mod engine;
 pub mod folders;
 pub mod hub;
+mod numbers;
 pub mod passage;
 pub mod peers;
 pub mod plan;
@@ -53,6 +54,9 @@ impl Service {
     ///
     /// When the database or the data directory cannot be used.
     pub async fn start(config: &Config, engine: Arc<dyn Engine>, clock: Clock, stop: Shutdown) -> anyhow::Result<Self> {
+        // First: what is counted or described before is not shown, and much is as it is from the start.
+        let health = Health::new();
+        numbers::describe();
         let root = rustix::process::geteuid().is_root();
         let own_users = config.engine.kind == EngineKind::Docker;
         anyhow::ensure!(
@@ -137,7 +141,8 @@ impl Service {
             staging: turns::Turns::default(),
             archives: api::Archives::default(),
         };
-        let router = api::router(api, config.tokens.clone()).merge(health(&registry, &engine, gate, config).routes());
+        let router =
+            api::router(api, config.tokens.clone()).merge(needs(health, &registry, &engine, gate, config).routes());
         Ok(Self { router, reconciler, engine, tasks })
     }
 
@@ -213,13 +218,19 @@ fn probe_spec(config: &Config, folders: &folders::Folders, env: &[(String, Strin
     }
 }
 
-fn health(registry: &registry::Registry, engine: &Arc<dyn Engine>, gate: passage::Gate, config: &Config) -> Health {
+fn needs(
+    health: Health,
+    registry: &registry::Registry,
+    engine: &Arc<dyn Engine>,
+    gate: passage::Gate,
+    config: &Config,
+) -> Health {
     let (store, engine) = (registry.store().clone(), engine.clone());
     let engine_name = match config.engine.kind {
         EngineKind::Docker => "engine_docker",
         EngineKind::Process => "engine_process",
     };
-    Health::new()
+    health
         .need("database", move || {
             let store = store.clone();
             async move { store.ping().await.map_err(|_| format!("{} does not answer", store.kind())) }

@@ -191,6 +191,19 @@ pub enum ErrorKind {
     Unavailable,
 }
 
+impl ErrorKind {
+    /// As metrics have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Capacity => "capacity",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -213,6 +226,11 @@ impl EngineError {
     #[must_use]
     pub fn because(self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: Some(cause.into()), ..self }
+    }
+
+    /// Counts it, whatever follows from it.
+    pub(crate) fn count(&self) {
+        metrics::counter!("beaver_engine_errors_total", "kind" => self.kind.word()).increment(1);
     }
 }
 

@@ -78,6 +78,8 @@ impl Plans {
         let default = config.default.clone();
         let (sender, current) = watch::channel(Arc::new(file::built_in(&config)));
         let mut keeper = Keeper { file: Watched::new(config.file.clone()), config, sender };
+        // Where there is no file, nothing is wrong with it, and nothing is looked at.
+        metrics::gauge!("beaver_plans_good").set(1.0);
         keeper.look();
         let plans = Self { current, default, images };
         if let Err(error) = plans.get(&plans.default) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use contracts::deploy::{InstanceError, Phase};
+use contracts::deploy::{InstanceError, Phase, Sleep};
 
 use super::{
     failure::Failure,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     chain,
-    engine::ErrorKind,
+    engine::{EngineError, ErrorKind},
     plan::Step,
     registry::{self, Progress, Row},
 };
@@ -116,6 +116,7 @@ impl Worker<'_> {
             if failure.is_unhealthy()
                 && let Err(error) = self.inner.parts.engine.stop(row.id).await
             {
+                error.count();
                 tracing::info!(error = chain(&error), "it could not be stopped yet");
             }
             return self.wait(row, Failure::disk_out()).await;
@@ -144,6 +145,7 @@ impl Worker<'_> {
         if failure.is_unhealthy() {
             // What did not become healthy must not be taken for a start that is still under way.
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
+                error.count();
                 tracing::info!(error = chain(&error), "it could not be stopped yet");
             }
         }
@@ -187,7 +189,8 @@ impl Worker<'_> {
     /// unit will start. Everything that matters is outside of it.
     async fn clear_the_way(&mut self, row: &Row, cause: &str) -> Option<Next> {
         let engine = &self.inner.parts.engine;
-        let up = match engine.observe(row.id).await {
+        let observed = engine.observe(row.id).await.inspect_err(EngineError::count);
+        let up = match observed {
             Ok(unit) => unit.is_some_and(|unit| unit.is_up()),
             Err(error) if error.kind == ErrorKind::Unavailable => return Some(self.lose_engine(row.clone()).await),
             Err(_) => return None,
@@ -207,7 +210,7 @@ impl Worker<'_> {
             return None;
         }
         tracing::warn!(cause, "the engine does not start it; it is made anew");
-        match engine.remove(row.id).await {
+        match engine.remove(row.id).await.inspect_err(EngineError::count) {
             Ok(()) => {
                 let told = Progress { events: vec![renewed_as_broken()], ..Progress::default() };
                 Some(match self.inner.write(row, &told).await {
@@ -230,9 +233,14 @@ impl Worker<'_> {
     /// Wakes it before it sleeps: it is in use, or cannot be frozen.
     async fn keep_awake(&mut self, row: &Row, step: &'static str, cause: &str) -> Next {
         tracing::info!(step, cause, "it does not sleep after all");
-        metrics::counter!("beaver_sleeps_left_total", "step" => step).increment(1);
         match self.inner.parts.registry.keep_awake(row.id, step).await {
-            Ok((row, _)) => self.inner.parts.hub.publish(&row),
+            Ok((row, depth)) => {
+                // Otherwise somebody came in between and woke it.
+                if depth != Sleep::Awake {
+                    metrics::counter!("beaver_sleeps_left_total", "step" => step).increment(1);
+                }
+                self.inner.parts.hub.publish(&row);
+            }
             // Something else is wanted by now.
             Err(registry::Error::Down | registry::Error::NotFound) => {}
             Err(error) => return self.wait_for_registry(&error),

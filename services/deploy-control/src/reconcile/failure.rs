@@ -52,7 +52,7 @@ pub(super) enum Failure {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+        error.count();
         Self::Engine(error)
     }
 }

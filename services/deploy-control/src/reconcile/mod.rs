@@ -274,7 +274,7 @@ impl Reconciler {
                     tracing::warn!("the engine does not answer, or its hints broke off");
                 }
                 Err(error) => {
-                    metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+                    error.count();
                     self.0.parts.hub.engine_is_away(error.kind == ErrorKind::Unavailable);
                     tracing::warn!(error = chain(&error), "the engine cannot be asked");
                 }
@@ -329,7 +329,7 @@ impl Reconciler {
         let units = match self.0.parts.engine.list().await {
             Ok(units) => units,
             Err(error) => {
-                metrics::counter!("beaver_engine_errors_total", "kind" => error.kind.to_string()).increment(1);
+                error.count();
                 tracing::debug!(error = chain(&error), "units cannot be listed");
                 let is_away = error.kind == ErrorKind::Unavailable;
                 self.0.parts.hub.engine_is_away(is_away);
@@ -384,6 +384,7 @@ impl Reconciler {
         // Whatever anybody was healthy with last they may have to go back to.
         let releases = rows.iter().filter(|row| row.phase != Phase::Deleted).filter_map(|row| row.release.clone());
         if let Err(error) = self.0.parts.engine.keep_releases(&releases.collect()).await {
+            error.count();
             tracing::warn!(error = chain(&error), "what instances may have to go back to is not kept");
         }
         true

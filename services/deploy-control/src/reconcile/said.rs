@@ -24,6 +24,7 @@ impl Inner {
         match self.parts.engine.last_lines(row.id).await {
             Ok(said) => safe(&said),
             Err(error) => {
+                error.count();
                 tracing::debug!(error = chain(&error), "what it wrote last cannot be read");
                 Vec::new()
             }

@@ -122,6 +122,7 @@ async fn drain(mut services: Services) -> anyhow::Result<()> {
 type Services = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 fn start(env: &Env, stop: &Shutdown) -> Services {
+    service::run::allow_open_files("beaver");
     let mut services = JoinSet::new();
     macro_rules! service {
         ($name:literal, $run:path) => {

@@ -2,6 +2,7 @@
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use settings::Env;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,7 +23,19 @@ where
     F: FnOnce(Env, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    allow_open_files(name);
     main_on(tokio::runtime::Builder::new_multi_thread(), name, health_url, run)
+}
+
+/// Lets this process have as many files open as the hard limit allows: a service has two descriptors and more for each request
+/// that waits, and the usual soft limit of 1024 is for programs that use select(2). What the hard limit is stays the operator's
+/// choice.
+pub fn allow_open_files(name: &str) {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, files) {
+        eprintln!("{name}: the limit of open files stays as it is: {error}");
+    }
 }
 
 /// As [`main`], on one thread: for a process of which a host has many.
@@ -197,5 +210,17 @@ mod tests {
         let answer = br#"{"ready":false,"needs":{"database":"ok","engine":"away","sockets":"blocked: x"}}"#;
         assert_eq!(missing(answer), "engine: away; sockets: blocked: x");
         assert_eq!((missing(b"no"), missing(b"{}")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+        let before = getrlimit(Resource::Nofile);
+        let mut few = before.clone();
+        few.current = Some(256);
+        setrlimit(Resource::Nofile, few).unwrap();
+        allow_open_files("test");
+        let after = getrlimit(Resource::Nofile);
+        assert_eq!((after.current, after.maximum), (before.maximum, before.maximum));
+        setrlimit(Resource::Nofile, before).unwrap();
     }
 }

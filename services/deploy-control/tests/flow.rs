@@ -447,31 +447,37 @@ async fn a_new_image_takes_a_few_down_at_a_time_and_stops_no_sign_up() {
     const PEOPLE: usize = 7;
     /// How many may be down at once.
     const RENEWALS: usize = 2;
-    let world = sqlite_world().await;
-    let service = world.start().await;
-    let people: Vec<Person> = (0..PEOPLE).map(|n| Person::named(&format!("person-{n}"))).collect();
-    for person in &people {
-        service.register(person).await;
-    }
-    for person in &people {
-        service.settled(person, Phase::Ready).await;
-    }
-    service.kill();
-    world.engine.set_image("newer");
-    world.engine.hold("remove");
-    let service = world.start().await;
-    let down = || people.iter().filter(|person| !world.engine.is_running(person.id)).count();
-    until("the first is down", || world.engine.is_holding("remove")).await;
-    assert_eq!(down(), 1, "one tries it");
-    // Somebody who comes now waits for none of them, and is well with the new image: it comes to the others too.
-    let late = Person::named("late");
-    service.register(&late).await;
-    service.settled(&late, Phase::Ready).await;
-    until("so many down as may be", || down() == 1 + RENEWALS).await;
-    world.engine.release();
-    for person in &people {
-        until("made again", || world.engine.count("ensure", person.id) == 2).await;
-        service.settled(person, Phase::Ready).await;
+    // Where some must try it first, and where it is known to work from the start.
+    for (canaries, at_once, of_the_late) in [(1, 1, "older"), (0, RENEWALS, "newer")] {
+        let mut world = sqlite_world().await;
+        world.config.reconcile.rollout.canaries = canaries;
+        world.engine.set_image("older");
+        let service = world.start().await;
+        let people: Vec<Person> = (0..PEOPLE).map(|n| Person::named(&format!("person-{n}"))).collect();
+        for person in &people {
+            service.register(person).await;
+        }
+        for person in &people {
+            service.settled(person, Phase::Ready).await;
+        }
+        service.kill();
+        world.engine.set_image("newer");
+        world.engine.hold("remove");
+        let service = world.start().await;
+        let down = || people.iter().filter(|person| !world.engine.is_running(person.id)).count();
+        until("so many down as may be", || world.engine.is_holding("remove") && down() == at_once).await;
+        // Somebody who comes now waits for none of them.
+        let late = Person::named("late");
+        service.register(&late).await;
+        service.settled(&late, Phase::Ready).await;
+        assert_eq!(down(), at_once);
+        let unit = world.engine.units().into_iter().find(|unit| unit.id == late.id).unwrap();
+        assert_eq!(unit.release.as_deref(), Some(of_the_late));
+        world.engine.release();
+        for person in &people {
+            until("made again", || world.engine.count("ensure", person.id) == 2).await;
+            service.settled(person, Phase::Ready).await;
+        }
     }
 }
 

@@ -123,6 +123,37 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
+    for made_ahead in [0, 1] {
+        let mut world = sqlite_world().await;
+        world.config.reconcile.pool.size = made_ahead;
+        let mut people = people_of_old(&world).await;
+        break_new(&world);
+        let service = world.start().await;
+        one_went_back(&service, &people).await;
+        until("made ahead", || world.engine.units().len() == PEOPLE + made_ahead).await;
+        let newcomer = Person::named("newcomer");
+        service.register(&newcomer).await;
+        service.settled(&newcomer, Phase::Ready).await;
+        people.push(newcomer);
+        assert!(all_run(&world, &people, "old"), "{made_ahead}");
+        assert_eq!(count(&service, &people[PEOPLE..], EventCode::AttemptFailed).await, 0);
+
+        // Once it is known to work, they have it like everybody, and so has whoever comes next.
+        world.engine.mend_image("new");
+        service.post::<Upgrade>("/api/upgrade", &serde_json::json!({})).await;
+        until("everybody has the new one", || all_run(&world, &people, "new")).await;
+        for person in &people {
+            service.settled(person, Phase::Ready).await;
+        }
+        let next = Person::named("next");
+        service.register(&next).await;
+        service.settled(&next, Phase::Ready).await;
+        assert!(all_run(&world, &[next], "new"), "{made_ahead}");
+    }
+}
+
+#[tokio::test]
 async fn a_provider_is_not_blamed_for_a_release_that_came_at_the_same_time() {
     let world = sqlite_world().await;
     world.engine.set_image("old");

@@ -149,7 +149,7 @@ impl Inner {
     /// Makes one that waits.
     async fn make_ahead(&self, ahead: &Ahead) -> Result<(), Failure> {
         let engine = &self.parts.engine;
-        let spec = self.spec_ahead(ahead)?;
+        let spec = self.spec_ahead(ahead).await?;
         {
             // Waiting costs the host nothing.
             let _permit = self.permits.acquire().await.ok();
@@ -186,7 +186,7 @@ impl Inner {
         let engine = &self.parts.engine;
         let frozen = engine.observe(ahead.id).await?.filter(|unit| unit.state == UnitState::Paused);
         let Some(unit) = frozen else { return Ok(false) };
-        match engine.fingerprint(&self.spec_ahead(ahead)?).await {
+        match engine.fingerprint(&self.spec_ahead(ahead).await?).await {
             Ok(fingerprint) => Ok(fingerprint == unit.fingerprint),
             // The image may be missing just now.
             Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
@@ -211,10 +211,10 @@ impl Inner {
     }
 
     /// As [`Inner::spec`] of whoever signs up now.
-    fn spec_ahead(&self, ahead: &Ahead) -> Result<InstanceSpec, Failure> {
+    async fn spec_ahead(&self, ahead: &Ahead) -> Result<InstanceSpec, Failure> {
         let name = self.parts.plans.of_sign_ups();
         let plan = self.parts.plans.get(name)?;
-        Ok(InstanceSpec {
+        let mut spec = InstanceSpec {
             id: ahead.id,
             generation: 1,
             plan: name.clone(),
@@ -224,6 +224,8 @@ impl Inner {
             folders: self.parts.folders.paths(ahead.id),
             limits: plan.limits,
             env: self.parts.workspace_env.clone(),
-        })
+        };
+        spec.not = self.not_for_newcomers(&spec).await?;
+        Ok(spec)
     }
 }

@@ -4,11 +4,11 @@
 //! A release is what an image's name leads to at the time, by its id. What is known of one is what the rows say.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use contracts::{InstanceId, deploy::Desired};
+use contracts::{InstanceId, PlanName, deploy::Desired};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::registry::Row;
@@ -36,6 +36,7 @@ pub(super) struct Rollouts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
+    plan: PlanName,
     /// Healthy with this one.
     release: Option<String>,
     /// Went back from this one.
@@ -80,7 +81,8 @@ impl Rollouts {
 
     /// Takes in what a row says.
     pub(super) fn note(&self, row: &Row) {
-        let known = Known { release: row.release.clone(), refused: row.refused_release.clone() };
+        let known =
+            Known { plan: row.plan.clone(), release: row.release.clone(), refused: row.refused_release.clone() };
         let (before, now) = match row.desired {
             // What is gone, or on its way, says nothing of any release.
             Desired::Deleted => (self.rows().remove(&row.id), None),
@@ -97,6 +99,21 @@ impl Rollouts {
         let healthy = rows.values().filter(|known| known.release.as_deref() == Some(release)).count();
         let refused = rows.values().filter(|known| known.refused.as_deref() == Some(release)).count();
         (healthy, refused)
+    }
+
+    /// What whoever is new gets instead of this release while it is tried, or goes no further: what most others of their plan are
+    /// healthy with.
+    pub(super) fn instead(&self, plan: &PlanName, newest: &str) -> Option<String> {
+        if self.is_wide(newest) {
+            return None;
+        }
+        let rows = self.rows();
+        let mut healthy = BTreeMap::<_, usize>::new();
+        for release in rows.values().filter(|known| known.plan == *plan).filter_map(|known| known.release.as_deref()) {
+            *healthy.entry(release).or_default() += 1;
+        }
+        healthy.remove(newest);
+        healthy.into_iter().max_by_key(|(_, count)| *count).map(|(release, _)| release.to_owned())
     }
 
     fn stage(&self, release: &str) -> Stage {

@@ -14,7 +14,7 @@ use super::{
     worker::{Next, Worker},
 };
 use crate::{
-    engine::{ErrorKind, NotRelease, Unit, UnitState, short_release},
+    engine::{ErrorKind, InstanceSpec, NotRelease, Unit, UnitState, short_release},
     plan::{Observed, Seen, Step},
     registry::{NewEvent, Row},
 };
@@ -109,6 +109,9 @@ impl<'a> Worker<'a> {
             return Ok(None);
         }
         let inner: &'a Inner = self.inner;
+        if row.release.is_none() {
+            return inner.not_for_newcomers(&inner.spec(row)?).await;
+        }
         let Some((before, newest)) = inner.other_release(row).await? else { return Ok(None) };
         if has_something_new(row) && !inner.rollouts.is_wide(&newest) {
             return Ok(Some(NotRelease { refused: newest, instead: before }));
@@ -187,9 +190,26 @@ impl Inner {
         }
     }
 
+    /// The release that is not for whoever has none of their own to go back to: others have not shown it to work.
+    pub(super) async fn not_for_newcomers(&self, spec: &InstanceSpec) -> Result<Option<NotRelease>, Failure> {
+        let newest = match self.parts.engine.release(spec).await {
+            Ok(newest) => newest,
+            // That is for whoever makes it to say.
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(refused) = newest else { return Ok(None) };
+        Ok(self.rollouts.instead(&spec.plan, &refused).map(|instead| NotRelease { refused, instead }))
+    }
+
     /// Whether a unit is not made from the newest release because it was held back, or would be again, and so goes on as it
     /// is for now. One that is settled is not: it waits for its turn as it runs.
     pub(super) async fn is_held_back(&self, row: &Row, unit: &Unit, has_turn: bool) -> Result<bool, Failure> {
+        if row.release.is_none() {
+            let mut spec = self.spec(row)?;
+            spec.not = self.not_for_newcomers(&spec).await?;
+            return Ok(spec.not.is_some() && self.parts.engine.fingerprint(&spec).await? == unit.fingerprint);
+        }
         let is_settled = row.phase == Phase::Ready && unit.run.is_some() && unit.run == row.ready_run;
         if is_settled || has_turn || unit.release != row.release {
             return Ok(false);

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn as_many_files_may_be_open_as_the_hard_limit_allows() {
         let before = getrlimit(Resource::Nofile);
-        let mut few = before.clone();
+        let mut few = before;
         few.current = Some(256);
         setrlimit(Resource::Nofile, few).unwrap();
         allow_open_files("test");

@@ -1,8 +1,11 @@
 //! Hashing passwords without letting anybody exhaust the machine.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc::PasswordHash};
+use argon2::{
+    Algorithm, Argon2, Block, Params, Version,
+    password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
+};
 use clock::Entropy;
 use secrecy::{ExposeSecret, SecretString};
 use service::Problem;
@@ -23,6 +26,13 @@ const LINE: usize = 1000;
 /// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
+/// How many are hashed at once in each lane at most, on however many cores: what they work in, 19 MiB each, is a good part of what
+/// this service may have.
+const AT_ONCE: usize = 8;
+
+/// What argon2 works in. It is kept, and used by one after the other: given back each time, it would stay with every thread that
+/// had it once, and there are many of those.
+type Memory = Vec<Block>;
 
 /// Makes and checks password hashes: as many at once as there are cores, a bounded line behind them, first come, first served, and
 /// one lane each for signing in and signing up, so that a flood of one leaves the other alone.
@@ -55,6 +65,8 @@ struct Lane {
     admitted: Arc<Semaphore>,
     /// Working.
     working: Arc<Semaphore>,
+    /// What nobody works in now; all in all no more than may work at once.
+    spare: Arc<Mutex<Vec<Memory>>>,
 }
 
 impl Lane {
@@ -63,6 +75,7 @@ impl Lane {
             line: Semaphore::new(cores * LINE),
             admitted: Arc::new(Semaphore::new(cores + PLACES)),
             working: Arc::new(Semaphore::new(cores)),
+            spare: Arc::default(),
         }
     }
 
@@ -80,14 +93,18 @@ impl Lane {
     async fn run<T: Send + 'static>(
         &self,
         place: OwnedSemaphorePermit,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Answer<(T, OwnedSemaphorePermit)> {
         let working = Arc::clone(&self.working).acquire_owned().await;
         let working = working.map_err(|_| busy("the line for hashing is closed"))?;
+        let spare = Arc::clone(&self.spare);
         let job = tokio::task::spawn_blocking(move || {
             // Both held by the work, not by the caller, who may hang up while the work goes on.
             let _working = working;
-            (work(), place)
+            let mut memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            let outcome = work(&mut memory);
+            spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+            (outcome, place)
         });
         job.await.map_err(|error| Refused(Problem::internal(error)))
     }
@@ -110,8 +127,8 @@ impl Passwords {
     /// # Errors
     /// When argon2 fails, which with these parameters means that there is no memory.
     pub fn new(entropy: Entropy) -> anyhow::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let dummy = hash(&SecretString::from(entropy.token()), &entropy.bytes())?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
+        let dummy = hash(&SecretString::from(entropy.token()), &entropy.bytes(), &mut Memory::new())?;
         let checked = Arc::new(AtomicU64::new(0));
         Ok(Self { entropy, sign_in: Lane::new(cores), sign_up: Lane::new(cores), dummy, checked })
     }
@@ -122,7 +139,7 @@ impl Passwords {
     /// # Errors
     /// 422 for what the policy refuses; 503 `busy`.
     pub async fn check(&self, password: SecretString, own_words: Vec<String>) -> Answer<NewPassword> {
-        let check = move || {
+        let check = move |_: &mut Memory| {
             let password = normal(&password);
             policy::check(password.expose_secret(), &own_words).map(|()| password)
         };
@@ -137,7 +154,7 @@ impl Passwords {
     /// 503 when there is no memory for it.
     pub async fn hash(&self, NewPassword { password, place }: NewPassword) -> Answer<String> {
         let salt: [u8; 16] = self.entropy.bytes();
-        let (outcome, _) = self.sign_up.run(place, move || hash(&password, &salt)).await?;
+        let (outcome, _) = self.sign_up.run(place, move |memory: &mut Memory| hash(&password, &salt, memory)).await?;
         outcome.map_err(|error| Problem::unavailable(error).into())
     }
 
@@ -158,9 +175,9 @@ impl Passwords {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
         let checked = Arc::clone(&self.checked);
-        let compare = move || {
+        let compare = move |memory: &mut Memory| {
             checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            matches(&normal(&password), &hash)
+            matches(&normal(&password), &hash, memory)
         };
         let lane = self.lane(purpose);
         let (fits, _) = lane.run(lane.admit().await?, compare).await?;
@@ -211,25 +228,51 @@ fn normal(password: &SecretString) -> SecretString {
     password.expose_secret().nfc().collect::<String>().into()
 }
 
-fn argon2() -> anyhow::Result<Argon2<'static>> {
-    let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+fn hash(password: &SecretString, salt: &[u8; 16], memory: &mut Memory) -> anyhow::Result<String> {
+    phc(password, salt, memory).map_err(|e| anyhow::anyhow!("argon2: {e}"))
 }
 
-fn hash(password: &SecretString, salt: &[u8; 16]) -> anyhow::Result<String> {
-    let hash: PasswordHash = argon2()?
-        .hash_password_with_salt(password.expose_secret().as_bytes(), salt)
-        .map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
+/// The PHC string of a password.
+fn phc(password: &SecretString, salt: &[u8; 16], memory: &mut Memory) -> Result<String, argon2::password_hash::Error> {
+    let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+    let argon2 = Argon2::new(algorithm, version, Params::new(MEMORY_KIB, PASSES, 1, None)?);
+    let hash = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(argon2.params())?,
+        salt: Some(Salt::new(salt)?),
+        hash: Some(output(&argon2, password, salt, memory)?),
+    };
     Ok(hash.to_string())
 }
 
-fn matches(password: &SecretString, hash: &str) -> anyhow::Result<bool> {
-    let hash = PasswordHash::new(hash).map_err(|_| anyhow::anyhow!("a stored password hash is malformed"))?;
-    match argon2()?.verify_password(password.expose_secret().as_bytes(), &hash) {
-        Ok(()) => Ok(true),
-        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(anyhow::anyhow!("argon2: {error}")),
-    }
+fn matches(password: &SecretString, hash: &str, memory: &mut Memory) -> anyhow::Result<bool> {
+    let malformed = || anyhow::anyhow!("a stored password hash is malformed");
+    let hash = PasswordHash::new(hash).map_err(|_| malformed())?;
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else { return Err(malformed()) };
+    let mut work = || {
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str())?;
+        let version = hash.version.map(Version::try_from).transpose()?.unwrap_or_default();
+        output(&Argon2::new(algorithm, version, Params::try_from(&hash)?), password, salt, memory)
+    };
+    // Compared in constant time, as outputs are.
+    let found: Result<Output, argon2::password_hash::Error> = work();
+    found.map(|found| found == *expected).map_err(|error| anyhow::anyhow!("argon2: {error}"))
+}
+
+/// What argon2 makes of a password, worked out in this memory.
+fn output(
+    argon2: &Argon2<'_>,
+    password: &SecretString,
+    salt: &[u8],
+    memory: &mut Memory,
+) -> Result<Output, argon2::password_hash::Error> {
+    let mut buffer = [0; Output::MAX_LENGTH];
+    let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let out = buffer.get_mut(..length).ok_or(argon2::password_hash::Error::OutputSize)?;
+    memory.resize(argon2.params().block_count(), Block::new());
+    argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, out, &mut **memory)?;
+    Output::new(out).map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -258,6 +301,39 @@ mod tests {
         assert!(
             passwords.verify(Purpose::SignIn, "cafe\u{301} by the river bank".into(), Some(composed)).await.unwrap()
         );
+    }
+
+    #[test]
+    fn what_is_worked_out_here_is_argon2s_and_the_other_way_round() {
+        use argon2::{PasswordHasher, PasswordVerifier};
+
+        let (password, mut memory) = (SecretString::from("плотина of seven sticks"), Memory::new());
+        let ours = hash(&password, &[7; 16], &mut memory).unwrap();
+        let bytes = password.expose_secret().as_bytes();
+        Argon2::default().verify_password(bytes, &PasswordHash::new(&ours).unwrap()).unwrap();
+        // Of another size, and in memory that is still full of the other.
+        for kib in [32, 64 * 1024] {
+            let params = Params::new(kib, 1, 2, Some(24)).unwrap();
+            let argon2 = Argon2::new(Algorithm::Argon2i, Version::V0x10, params);
+            let theirs = argon2.hash_password_with_salt(bytes, &[9; 16]).unwrap().to_string();
+            assert!(matches(&password, &theirs, &mut memory).unwrap());
+            assert!(!matches(&"another".into(), &theirs, &mut memory).unwrap());
+            assert!(matches(&password, &ours, &mut memory).unwrap());
+        }
+        assert!(matches(&password, "$argon2id$v=19$m=19456,t=2,p=1", &mut memory).is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn however_many_come_there_is_memory_for_those_who_work_at_once() {
+        let passwords = Passwords::new(Entropy::system()).unwrap();
+        let at_once = passwords.sign_in.working.available_permits();
+        assert!(at_once <= AT_ONCE);
+        let all = (0..10 * at_once).map(|_| passwords.verify(Purpose::SignIn, "x".into(), None));
+        for outcome in futures_util::future::join_all(all).await {
+            assert!(!outcome.unwrap());
+        }
+        let kept = passwords.sign_in.spare.lock().unwrap().len();
+        assert!((1..=at_once).contains(&kept), "{kept}");
     }
 
     /// All the places that a lane has free.

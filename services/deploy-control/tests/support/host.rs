@@ -118,7 +118,9 @@ impl Host {
             header.set_cksum();
             archive.append_data(&mut header, name, bytes).unwrap();
         }
-        let options = BuildImageOptionsBuilder::new().t(&self.config.engine.image).rm(true).forcerm(true).build();
+        // Nothing of it is from before; looked for all the same, an image that somebody else just removes may be found.
+        let options =
+            BuildImageOptionsBuilder::new().t(&self.config.engine.image).nocache(true).rm(true).forcerm(true).build();
         let body = bollard::body_full(archive.into_inner().unwrap().into());
         let mut progress = std::pin::pin!(self.client.build_image(options, None, Some(body)));
         while let Some(said) = progress.next().await {

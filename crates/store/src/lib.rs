@@ -11,21 +11,21 @@ mod connect;
 mod database;
 mod error;
 mod transaction;
+mod turns;
 
 #[cfg(feature = "testing")]
 pub mod testing;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::Migrator;
-use tokio::sync::Semaphore;
 
 pub use database::{Database, Kind};
 pub use error::{Error, is_unavailable, is_unique_violation};
 pub use transaction::Transaction;
+use turns::Turns;
 
 /// How long a call waits for a connection or a lock before it fails as unavailable.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(5);
@@ -44,8 +44,9 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 pub struct Store {
     pool: AnyPool,
     kind: Kind,
-    /// SQLite has one writer: waiting for it here is fair, and keeps the connections free for readers. `None` on PostgreSQL.
-    writer: Option<Arc<Semaphore>>,
+    /// SQLite has one writer: waiting for it here is fair, and keeps the connections free for readers. On PostgreSQL there are as
+    /// many as there are connections.
+    turns: Turns,
 }
 
 impl Store {
@@ -90,8 +91,8 @@ impl Store {
             })
             .after_release(move |connection, _| Box::pin(connect::is_at_rest(kind, connection)))
             .connect_lazy_with(connect::options(database)?);
-        let writer = (kind == Kind::Sqlite).then(|| Arc::new(Semaphore::new(1)));
-        Ok(Self { pool, kind, writer })
+        let at_once = if kind == Kind::Sqlite { 1 } else { connections as usize };
+        Ok(Self { pool, kind, turns: Turns::new(at_once) })
     }
 
     /// The connections, for single statements.
@@ -111,16 +112,16 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Any [`sqlx::Error`]; after 5 s of waiting for the writer or a connection one that [`is_unavailable`].
+    /// Any [`sqlx::Error`]; one that [`is_unavailable`] after 5 s of waiting for a connection or a lock, or for its turn while
+    /// nobody's transaction began.
     pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
-        let Some(writer) = &self.writer else {
-            return Ok(Transaction::new(self.pool.begin().await?, None));
+        let turn = self.turns.take().await?;
+        let inner = match self.kind {
+            Kind::Sqlite => self.pool.begin_with("BEGIN IMMEDIATE").await?,
+            Kind::Postgres => self.pool.begin().await?,
         };
-        let turn = tokio::time::timeout(WAIT_LIMIT, Arc::clone(writer).acquire_owned())
-            .await
-            .map_err(|_| sqlx::Error::PoolTimedOut)?
-            .map_err(|_| sqlx::Error::PoolClosed)?;
-        Ok(Transaction::new(self.pool.begin_with("BEGIN IMMEDIATE").await?, Some(turn)))
+        self.turns.has_begun();
+        Ok(Transaction::new(inner, turn))
     }
 
     /// Whether the database answers, for `/readyz`: reads its catalogue, within 2 s.

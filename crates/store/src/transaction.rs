@@ -10,11 +10,11 @@ use tokio::sync::OwnedSemaphorePermit;
 pub struct Transaction {
     inner: sqlx::Transaction<'static, Any>,
     /// Given back when the transaction is over; declared after it, so dropped after it.
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Transaction {
-    pub(crate) fn new(inner: sqlx::Transaction<'static, Any>, turn: Option<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(inner: sqlx::Transaction<'static, Any>, turn: OwnedSemaphorePermit) -> Self {
         Self { inner, _turn: turn }
     }
 

@@ -27,7 +27,8 @@ pub enum WatchedError {
 #[derive(Debug)]
 pub struct Watched {
     path: PathBuf,
-    seen: Option<Version>,
+    /// What was there at the last look, if anything; `None` while that is not known, and then it is read.
+    seen: Option<Option<Version>>,
     /// What was wrong the last time it was looked at, which is no news.
     said: Option<String>,
 }
@@ -38,7 +39,7 @@ type Version = (u64, u64, u64, i64, i64);
 impl Watched {
     /// The file at `path`, which need not be there. Nothing is looked at yet, and until then it counts as missing.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, seen: None, said: None }
+        Self { path, seen: Some(None), said: None }
     }
 
     /// Where it is.
@@ -50,24 +51,21 @@ impl Watched {
     /// has, or it is just being written.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read. It is tried again at each look, and told once it can be, changed or not.
     pub fn look(&mut self) -> Result<Option<Option<String>>, WatchedError> {
+        let seen = self.seen.take();
         let version = version(&self.path)?;
-        if version == self.seen {
+        if seen == Some(version) {
+            self.seen = seen;
             return Ok(None);
         }
-        // Also when it turns out to be wrong: it is read once, not every time.
-        self.seen = version;
-        if version.is_none() {
-            return Ok(Some(None));
-        }
-        let text = read(&self.path)?;
+        let text = version.is_some().then(|| read(&self.path)).transpose()?;
         if self::version(&self.path)? != version {
             // It is being written; it is read again when that is done.
-            self.seen = None;
             return Ok(None);
         }
-        Ok(Some(Some(text)))
+        self.seen = Some(version);
+        Ok(Some(text))
     }
 
     /// Nothing is wrong with it now.
@@ -119,6 +117,19 @@ mod tests {
         assert_eq!(file.look().unwrap(), Some(Some("two".into())));
         fs::write(&path, b"\xff\xfe").unwrap();
         assert!(matches!(file.look(), Err(WatchedError::Read(_))));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "three").unwrap();
+        assert_eq!(file.look().unwrap(), Some(Some("three".into())));
+        // What it is in is away for a while, and another thing in its place.
+        let (away, folder) = (folder.path().with_extension("away"), folder.path());
+        fs::rename(folder, &away).unwrap();
+        fs::write(folder, "").unwrap();
+        for _ in 0..2 {
+            assert!(matches!(file.look(), Err(WatchedError::Read(_))));
+        }
+        fs::remove_file(folder).unwrap();
+        fs::rename(&away, folder).unwrap();
+        assert_eq!(file.look().unwrap(), Some(Some("three".into())), "it is back, as it was");
         assert!(file.look().unwrap().is_none(), "once");
         fs::write(&path, "x".repeat(MAX_BYTES as usize + 1)).unwrap();
         assert!(matches!(file.look(), Err(WatchedError::Size)));

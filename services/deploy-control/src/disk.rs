@@ -147,12 +147,11 @@ impl Meter {
             if !matches!(row.route, Some(RouteState::Running | RouteState::Starting)) && !row.disk_full {
                 continue;
             }
-            match self.measure(row).await {
-                Ok(is_full) => full += u32::from(is_full),
-                Err(error) => {
-                    tracing::warn!(instance = %row.id, error = chain(&error), "its disk use could not be measured");
-                }
-            }
+            let is_full = self.measure(row).await.unwrap_or_else(|error| {
+                tracing::warn!(instance = %row.id, error = chain(&error), "its disk use could not be measured");
+                row.disk_full
+            });
+            full += u32::from(is_full);
         }
         metrics::gauge!("beaver_instances_disk_full").set(full);
     }

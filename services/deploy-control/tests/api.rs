@@ -269,8 +269,7 @@ async fn a_locked_database_is_a_refusal_that_says_when_to_try_again() {
 
     assert_eq!(service.instance(&alice).await, before, "nothing was half-written");
     assert_eq!(service.get::<InstanceList>("/api/instances").await.1.instances.len(), 1);
-    service.register(&bob).await;
-    service.settled(&bob, Phase::Ready).await;
+    service.ready(&bob).await;
 }
 
 #[tokio::test]
@@ -296,8 +295,7 @@ async fn health_names_the_engine() {
 async fn two_wishes_at_once_are_both_counted() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let keys = ["sk-0", "sk-1", "sk-2", "sk-3", "sk-4"];
         let answers: Vec<Instance> =
             futures_util::future::join_all(keys.map(|key| service.configure(&alice, key))).await;
@@ -317,8 +315,7 @@ async fn two_wishes_at_once_are_both_counted() {
 async fn the_newest_events_are_answered_oldest_first() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         // More than an answer holds.
         for _ in 0..105 {
             service.wish(&alice, "stop").await;
@@ -530,8 +527,7 @@ async fn what_the_router_refused_is_an_event_that_changes_nothing() {
 async fn what_the_operator_stops_is_told_so_with_the_reason_and_the_operator_reads_what_happened() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let stop = serde_json::json!({ "account_id": alice.account, "suspended_for": "unpaid" });
         let (status, _): (_, Instance) = service.post(&format!("/api/instances/{}/stop", alice.id), &stop).await;
         assert_eq!(status, 202);

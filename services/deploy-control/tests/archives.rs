@@ -17,8 +17,7 @@ fn folder(world: &World, id: InstanceId) -> PathBuf {
 
 async fn settled(world: &World, service: &Running, slug: &str) -> Person {
     let person = Person::named(slug);
-    service.register(&person).await;
-    service.settled(&person, Phase::Ready).await;
+    service.ready(&person).await;
     let data = folder(world, person.id).join("data");
     fs::write(data.join("letter"), slug).unwrap();
     fs::write(data.join("instance.db"), format!("the database of {slug}")).unwrap();
@@ -227,8 +226,7 @@ async fn wherever_the_service_is_killed_there_is_one_set_of_data_or_the_other() 
 async fn what_was_put_together_and_never_wished_is_gone_after_a_restart() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     service.kill_and_wait().await;
     // As after a kill in between; and as from after the copy of the registry, with what she had before beside it.
     let folder = world.config.data_dir.join(format!("instances/{}", alice.id));

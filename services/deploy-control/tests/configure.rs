@@ -20,8 +20,7 @@ const CANARY: &str = "sk-canary-8f3b1d";
 
 async fn ready(world: &World) -> (Running, Person) {
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     (service, alice)
 }
 

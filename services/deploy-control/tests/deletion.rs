@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clock::{Clock, ManualClock};
 use contracts::{
@@ -31,8 +31,7 @@ fn data(world: &World, id: InstanceId) -> PathBuf {
 /// Somebody with a workspace and something in it.
 async fn settled(world: &World, service: &Running, slug: &str) -> Person {
     let person = Person::named(slug);
-    service.register(&person).await;
-    service.settled(&person, Phase::Ready).await;
+    service.ready(&person).await;
     std::fs::write(data(world, person.id).join("letter"), slug).unwrap();
     person
 }
@@ -66,7 +65,7 @@ async fn what_is_deleted_is_down_at_once_and_gone_when_its_time_is_over() {
         let settled = service.settled(&alice, Phase::PendingDeletion).await;
         assert_eq!((settled.deletion, settled.error), (Some(deletion), None));
         assert_eq!(world.engine.units().iter().map(|unit| unit.id).collect::<Vec<_>>(), [bob.id]);
-        assert_eq!(world.neighbours.revoked(), [alice.id], "{}", world.store.name());
+        assert_eq!(world.neighbours.revoked(), BTreeSet::from([alice.id]), "{}", world.store.name());
         assert_eq!(letter(&world, &alice).as_deref(), Some("alice"), "its data is kept");
         // Deleted twice is deleted once.
         assert_eq!(service.delete(&alice).await.deletion, Some(deletion));
@@ -287,8 +286,7 @@ async fn a_registry_from_before_it_was_taken_back_removes_nothing() {
 async fn taken_back_before_it_is_down_no_key_of_before_counts_all_the_same() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let starts = world.engine.count("start", alice.id);
     world.engine.hold("stop");
     service.delete(&alice).await;

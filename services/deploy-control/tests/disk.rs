@@ -29,8 +29,7 @@ fn notice(world: &World, person: &Person) -> Option<DiskNotice> {
 
 async fn ready(world: &World, name: &str) -> (Running, Person) {
     let (service, person) = (world.start().await, Person::named(name));
-    service.register(&person).await;
-    service.settled(&person, Phase::Ready).await;
+    service.ready(&person).await;
     (service, person)
 }
 
@@ -47,8 +46,7 @@ async fn told(service: &Running, person: &Person, code: EventCode, times: usize)
 /// Waits until others were measured, which are measured after this one.
 async fn measured_again(service: &Running, world: &World, n: usize) {
     let marker = Person::named(&format!("marker-{n}"));
-    service.register(&marker).await;
-    service.settled(&marker, Phase::Ready).await;
+    service.ready(&marker).await;
     // What it writes beside its socket counts too.
     fs::write(world.config.data_dir.join(format!("run/{}/in/big", marker.id)), vec![1; 5 * MB as usize / 2]).unwrap();
     told(service, &marker, EventCode::DiskFull, 1).await;

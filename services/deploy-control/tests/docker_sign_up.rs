@@ -136,8 +136,7 @@ async fn a_new_image_that_cannot_be_run_takes_nobody_down_for_long() {
 async fn what_one_goes_back_to_is_there_after_a_prune_for_as_long_as_somebody_may() {
     let Some(host) = Host::new().await else { return };
     let (service, alice) = (start(&host).await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let first = host.inspect(alice.id).await.image.unwrap();
     service.wish(&alice, "stop").await;
     service.settled(&alice, Phase::Stopped).await;

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use contracts::deploy::{Desired, EventCode, Phase};
 use deploy_control::engine::{ErrorKind, Unit, UnitState};
 use support::{Person, World, eventually, sqlite_world, until, worlds};
@@ -38,8 +40,7 @@ async fn a_sign_up_becomes_a_workspace_once() {
 async fn an_instance_that_lost_its_owner_gets_it_again() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         service.wish(&alice, "stop").await;
         service.settled(&alice, Phase::Stopped).await;
         world.neighbours.forget_owner(alice.id);
@@ -80,7 +81,7 @@ async fn what_nobody_ever_had_is_taken_back_with_its_folders_and_nothing_else_is
         }
         assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "kept");
         assert!(world.engine.units().is_empty(), "{}", world.store.name());
-        assert_eq!(world.neighbours.revoked(), [alice.id], "it may have got an identity all the same");
+        assert_eq!(world.neighbours.revoked(), BTreeSet::from([alice.id]), "it may have got an identity all the same");
         let (_, list) = service.get::<contracts::deploy::InstanceList>("/api/instances").await;
         assert!(list.instances.is_empty(), "what is gone is not listed");
         let body = serde_json::json!({ "account_id": alice.account });
@@ -93,8 +94,7 @@ async fn what_nobody_ever_had_is_taken_back_with_its_folders_and_nothing_else_is
 
         // One that somebody had, also when it does not know its owner any more.
         world.neighbours.set_refuse_owner(false);
-        service.register(&bob).await;
-        service.settled(&bob, Phase::Ready).await;
+        service.ready(&bob).await;
         let body = serde_json::json!({ "account_id": bob.account });
         let path = format!("/api/instances/{}/discard", bob.id);
         let refused = service.post::<contracts::ProblemDetails>(&path, &body).await;
@@ -140,8 +140,7 @@ async fn ten_at_once_all_arrive() {
 async fn stop_start_restart() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let first = world.engine.units();
 
         assert_eq!(service.wish(&alice, "stop").await.desired, Desired::Stopped);
@@ -265,8 +264,7 @@ async fn what_the_end_of_the_service_kept_from_being_done_is_nobodys_failure() {
 async fn an_engine_that_is_away_means_unknown_and_tears_nothing_down() {
     for world in worlds().await {
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let before = world.engine.units();
 
         world.engine.set_away(true);
@@ -367,8 +365,7 @@ async fn what_fails_for_good_says_why_and_goes_on_when_it_is_wanted_again() {
             service.kill();
             let service = world.start().await;
             let bob = Person::named("bobby");
-            service.register(&bob).await;
-            service.settled(&bob, Phase::Ready).await;
+            service.ready(&bob).await;
             assert_eq!(world.engine.count(call, alice.id), attempts + calls, "{call} {wish}");
             service.wish(&alice, wish).await;
             assert_eq!(service.settled(&alice, Phase::Ready).await.error, None, "{call} {wish}");
@@ -468,8 +465,7 @@ async fn a_new_image_takes_a_few_down_at_a_time_and_stops_no_sign_up() {
         until("so many down as may be", || world.engine.is_holding("remove") && down() == at_once).await;
         // Somebody who comes now waits for none of them.
         let late = Person::named("late");
-        service.register(&late).await;
-        service.settled(&late, Phase::Ready).await;
+        service.ready(&late).await;
         assert_eq!(down(), at_once);
         let unit = world.engine.units().into_iter().find(|unit| unit.id == late.id).unwrap();
         assert_eq!(unit.release.as_deref(), Some(of_the_late));
@@ -485,8 +481,7 @@ async fn a_new_image_takes_a_few_down_at_a_time_and_stops_no_sign_up() {
 async fn a_new_image_replaces_units_and_an_orphan_is_left_alone() {
     let world = sqlite_world().await;
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     service.kill();
 
     let orphan = Unit {

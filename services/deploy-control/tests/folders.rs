@@ -44,8 +44,7 @@ async fn each_instances_folders_are_its_own() {
     let Some(world) = world_with_users().await else { return };
     let service = world.start().await;
     for (person, uid) in [(Person::named("alice"), 20_001), (Person::named("bobby"), 20_002)] {
-        service.register(&person).await;
-        service.settled(&person, Phase::Ready).await;
+        service.ready(&person).await;
         for (name, owners, rights) in [
             ("in", (uid, 10_001), 0o2750),
             ("out", (10_001, uid), 0o2750),
@@ -63,8 +62,7 @@ async fn each_instances_folders_are_its_own() {
 async fn what_was_restored_as_root_is_given_back_and_nothing_else() {
     let Some(world) = world_with_users().await else { return };
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let unit = world.engine.units();
     service.kill();
 
@@ -102,8 +100,7 @@ async fn what_was_restored_as_root_is_given_back_and_nothing_else() {
 async fn one_that_runs_is_mended_where_it_is() {
     let Some(world) = world_with_users().await else { return };
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let before = world.engine.units();
     service.kill();
 
@@ -118,8 +115,7 @@ async fn one_that_runs_is_mended_where_it_is() {
 
     fs::set_permissions(world.folder(&alice, "data"), fs::Permissions::from_mode(0o755)).unwrap();
     let (service, bob) = (world.start().await, Person::named("bobby"));
-    service.register(&bob).await;
-    service.settled(&bob, Phase::Ready).await;
+    service.ready(&bob).await;
     service.wish(&alice, "restart").await;
     service.settled(&alice, Phase::Ready).await;
     assert_eq!(mode(&world.folder(&alice, "data")), 0o755);
@@ -130,8 +126,7 @@ async fn another_setting_or_an_older_registry_gives_nobody_elses_files() {
     let Some(mut world) = world_with_users().await else { return };
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
     for person in [&alice, &bob] {
-        service.register(person).await;
-        service.settled(person, Phase::Ready).await;
+        service.ready(person).await;
     }
     service.kill();
 
@@ -148,7 +143,6 @@ async fn another_setting_or_an_older_registry_gives_nobody_elses_files() {
     world.config.database = emptied.database().clone();
     world.config.engine.uid_base = 20_000;
     let (service, carol) = (world.start().await, Person::named("carol"));
-    service.register(&carol).await;
-    service.settled(&carol, Phase::Ready).await;
+    service.ready(&carol).await;
     assert_eq!(owner(&world.folder(&carol, "data")), (20_003, 20_003), "nobody's before");
 }

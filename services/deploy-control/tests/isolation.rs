@@ -64,8 +64,7 @@ async fn a_change_of_isolation_makes_containers_anew_and_the_sockets_stay() {
     let alice = Person::named("alice");
     let tried = async {
         let service = start(&host, None).await;
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         assert_eq!(networks(&host, &alice).await[0].0, "none");
         service.kill();
 

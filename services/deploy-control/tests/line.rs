@@ -63,8 +63,7 @@ async fn whoever_waits_may_give_up_and_visitors_wait_with_the_instance() {
         world.config.reconcile.line.running = Some(1);
         let service = world.start().await;
         let (alice, bob) = (Person::named("alice"), Person::named("bobby"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         service.register(&bob).await;
         eventually(async || {
             let codes = service.codes(&bob).await;
@@ -117,8 +116,7 @@ async fn three(world: &mut World) -> (Running, Vec<Person>) {
     let service = world.start().await;
     let people: Vec<_> = ["alice", "bobby", "carol"].map(Person::named).into();
     for person in &people {
-        service.register(person).await;
-        service.settled(person, Phase::Ready).await;
+        service.ready(person).await;
     }
     (service, people)
 }
@@ -184,13 +182,11 @@ async fn nobody_waits_for_whoever_is_in_the_middle_of_something() {
     let mut world = sqlite_world().await;
     world.config.reconcile.line.at_once = 1;
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     world.neighbours.use_it(alice.id, Used { in_flight: 1, then_in_flight: 1, ..Used::default() });
     service.configure(&alice, "sk-new").await;
     until("nobody new gets in", || world.neighbours.route(alice.id) == Some(RouteState::Starting)).await;
-    service.register(&bob).await;
-    service.settled(&bob, Phase::Ready).await;
+    service.ready(&bob).await;
     assert!(world.engine.is_running(alice.id) && world.engine.count("stop", alice.id) == 0, "she is at it still");
     world.neighbours.use_it(alice.id, Used::default());
     assert_eq!(service.settled(&alice, Phase::Ready).await.applied_config_generation, 1);

@@ -22,7 +22,7 @@ use deploy_control::{
 };
 use http::StatusCode;
 use serde_json::{Value, json};
-use support::{Person, Running, World, eventually, neighbours::Used, sqlite_world, until};
+use support::{Person, Running, eventually, neighbours::Used, sqlite_world, until};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(1));
 const MB: usize = 1 << 20;
@@ -109,12 +109,6 @@ impl Running {
             told += events.filter(|e| e.code == code && (detail.is_none() || e.detail.as_deref() == detail)).count();
         }
         told
-    }
-
-    /// Somebody signs up, and is up.
-    async fn ready(&self, person: &Person) {
-        self.register(person).await;
-        self.settled(person, Phase::Ready).await;
     }
 
     async fn wake(&self, person: &Person, why: WakeReason) {
@@ -333,7 +327,7 @@ async fn disk_and_plans() {
     for (text, good) in
         [("[workspace-large]\nmemory_mb = \"much\"\n", 0.0), ("[workspace-large]\nmemory_mb = 1024\n", 1.0)]
     {
-        write_plans(&world, text);
+        world.write_plans(text);
         service.shows("beaver_plans_good", good).await;
     }
 
@@ -342,12 +336,4 @@ async fn disk_and_plans() {
     assert_eq!(numbers.families("HELP"), numbers.families("TYPE"));
     assert_eq!(numbers.families("TYPE").len(), 14, "{:?} are all that are read here", numbers.families("TYPE"));
     service.kill_and_wait().await;
-}
-
-fn write_plans(world: &World, text: &str) {
-    let file = &world.config.plans.file;
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    // As editors save: nobody reads half of it.
-    fs::write(file.with_extension("new"), text).unwrap();
-    fs::rename(file.with_extension("new"), file).unwrap();
 }

@@ -92,8 +92,7 @@ async fn it_is_tried_once_and_what_a_killed_try_left_goes() {
     until(&service, "ok").await;
     assert!(!left.exists() && containers(&host).await.is_empty());
     let alice = Person::named("alice");
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let tried = tries(&host).await;
     assert_eq!(tried, 2, "the one that was left and one more");
     service.kill();

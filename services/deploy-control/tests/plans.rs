@@ -12,17 +12,9 @@ use contracts::{
 use deploy_control::engine::{Engine, process::Processes};
 use http::StatusCode;
 use serde_json::json;
-use support::{Person, Running, World, neighbours::Used, reader::Reader, sqlite_world, until, worlds};
+use support::{Person, Running, neighbours::Used, reader::Reader, sqlite_world, until, worlds};
 
 const NOTES: &str = "[notes]\nimage = \"notes:1\"\nport = 8080\nhealth = \"/up\"\n";
-
-fn write(world: &World, text: &str) {
-    let file = &world.config.plans.file;
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    // As editors save: nobody reads half of it.
-    fs::write(file.with_extension("new"), text).unwrap();
-    fs::rename(file.with_extension("new"), file).unwrap();
-}
 
 async fn register(service: &Running, person: &Person, plan: &str) -> Instance {
     let mut wanted = person.wanted();
@@ -39,7 +31,7 @@ async fn change<R: serde::de::DeserializeOwned>(service: &Running, person: &Pers
 #[tokio::test]
 async fn a_program_that_knows_nothing_of_beaver_is_told_and_given_nothing() {
     for world in worlds().await {
-        write(&world, NOTES);
+        world.write_plans(NOTES);
         let (service, alice) = (world.start().await, Person::named("alice"));
         let taken = register(&service, &alice, "notes").await;
         assert_eq!((taken.plan.as_str(), taken.takes_provider), ("notes", false), "{}", world.store.name());
@@ -73,7 +65,7 @@ async fn a_program_that_knows_nothing_of_beaver_is_told_and_given_nothing() {
 #[tokio::test]
 async fn who_signs_up_gets_the_operators_plan_and_a_caller_may_name_another() {
     let mut world = sqlite_world().await;
-    write(&world, NOTES);
+    world.write_plans(NOTES);
     world.config.plans.default = "notes".parse().unwrap();
     let service = world.start().await;
     assert_eq!(service.register(&Person::named("alice")).await.plan.as_str(), "notes");
@@ -88,7 +80,7 @@ async fn who_signs_up_gets_the_operators_plan_and_a_caller_may_name_another() {
 #[tokio::test]
 async fn an_engine_without_images_says_so_at_once() {
     let mut world = sqlite_world().await;
-    write(&world, NOTES);
+    world.write_plans(NOTES);
     world.config.engine.command = vec!["/no/such/program".into()];
     let engine: Arc<dyn Engine> = Arc::new(Processes::new(&world.config.engine));
     let (service, alice) = (support::start(&world.config, engine).await, Person::named("alice"));
@@ -115,10 +107,9 @@ async fn an_engine_without_images_says_so_at_once() {
 #[tokio::test]
 async fn another_plan_makes_another_unit_and_the_way_back_knows_its_owner() {
     for world in worlds().await {
-        write(&world, NOTES);
+        world.write_plans(NOTES);
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         service.configure(&alice, "sk-1").await;
         let before = service.settled(&alice, Phase::Ready).await;
 
@@ -149,7 +140,7 @@ async fn another_plan_makes_another_unit_and_the_way_back_knows_its_owner() {
 #[tokio::test]
 async fn a_plan_that_cannot_be_made_takes_down_what_is_something_else() {
     let world = sqlite_world().await;
-    write(&world, NOTES);
+    world.write_plans(NOTES);
     let (service, alice) = (world.start().await, Person::named("alice"));
     register(&service, &alice, "notes").await;
     service.settled(&alice, Phase::Ready).await;
@@ -167,14 +158,14 @@ async fn a_plan_that_cannot_be_made_takes_down_what_is_something_else() {
 #[tokio::test]
 async fn a_plan_that_is_gone_leaves_what_runs_and_makes_nothing_new() {
     let world = sqlite_world().await;
-    write(&world, &format!("{NOTES}[other]\nimage = \"other:1\"\nport = 1\n"));
+    world.write_plans(&format!("{NOTES}[other]\nimage = \"other:1\"\nport = 1\n"));
     let (service, alice, marker) = (world.start().await, Person::named("alice"), Person::named("marker"));
     register(&service, &alice, "notes").await;
     register(&service, &marker, "other").await;
     service.settled(&alice, Phase::Ready).await;
     service.settled(&marker, Phase::Ready).await;
     // The marker tells that the file was taken over: its unit is another then.
-    write(&world, "[other]\nimage = \"other:2\"\nport = 1\n");
+    world.write_plans("[other]\nimage = \"other:2\"\nport = 1\n");
     service.until(&marker, "made anew", |_| world.engine.count("remove", marker.id) == 1).await;
     service.settled(&marker, Phase::Ready).await;
 
@@ -188,7 +179,7 @@ async fn a_plan_that_is_gone_leaves_what_runs_and_makes_nothing_new() {
     service.wish(&alice, "restart").await;
     let failed = service.settled(&alice, Phase::Failed).await;
     assert_eq!(failed.error.unwrap().code, "plan_missing");
-    write(&world, NOTES);
+    world.write_plans(NOTES);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
         service.wish(&alice, "retry").await;
@@ -203,10 +194,9 @@ async fn a_plan_that_is_gone_leaves_what_runs_and_makes_nothing_new() {
 #[tokio::test]
 async fn a_workspace_with_other_limits_is_the_same_workspace() {
     for world in worlds().await {
-        write(&world, "[workspace-large]\nmemory_mb = 1024\npids = 512\n");
+        world.write_plans("[workspace-large]\nmemory_mb = 1024\npids = 512\n");
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         service.configure(&alice, "sk-1").await;
         let before = service.settled(&alice, Phase::Ready).await;
         let small = world.engine.units()[0].fingerprint.clone();
@@ -224,7 +214,7 @@ async fn a_workspace_with_other_limits_is_the_same_workspace() {
         // What nobody asked for is told with its reason: here that the operator's file says otherwise.
         assert_eq!(service.renewals(&alice).await, [""; 0], "a plan is a wish, and told as one");
         let removed = world.engine.count("remove", alice.id);
-        write(&world, "[workspace-large]\nmemory_mb = 2048\npids = 512\n");
+        world.write_plans("[workspace-large]\nmemory_mb = 2048\npids = 512\n");
         service.until(&alice, "made anew", |_| world.engine.count("remove", alice.id) > removed).await;
         assert_eq!(service.settled(&alice, Phase::Ready).await.generation, large.generation);
         assert_eq!(service.renewals(&alice).await, ["settings"]);
@@ -234,11 +224,10 @@ async fn a_workspace_with_other_limits_is_the_same_workspace() {
 #[tokio::test]
 async fn whoever_comes_back_has_the_plan_they_had() {
     for mut world in worlds().await {
-        write(&world, "[workspace-large]\nmemory_mb = 1024\n");
+        world.write_plans("[workspace-large]\nmemory_mb = 1024\n");
         world.config.delete_after = std::time::Duration::ZERO;
         let (service, alice) = (world.start().await, Person::named("alice"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         change::<Instance>(&service, &alice, "workspace-large").await;
         service.settled(&alice, Phase::Ready).await;
         service.delete(&alice).await;

@@ -76,8 +76,7 @@ async fn whoever_signs_up_waits_for_neither_make_nor_start() {
         let waited = run(alice.id);
         let made = |id| ["ensure", "remove", "stop"].map(|call| world.engine.count(call, id));
         let of_making = made(alice.id);
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         assert_eq!(made(alice.id), of_making, "{}", world.store.name());
         assert_eq!(run(alice.id), waited, "the very process that waited");
         assert!(waited.is_some());
@@ -140,8 +139,7 @@ async fn what_was_reserved_and_not_taken_is_removed_and_its_id_is_good_all_the_s
     let bob = service.told("bobby").await;
     support::until("removed", || world.engine.count("remove", alice.id) == 1).await;
     world.waiting(1, &[bob.id]).await;
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     assert_eq!(world.engine.count("ensure", alice.id), 2, "made for her");
 }
 
@@ -164,8 +162,7 @@ async fn killed_while_it_makes_or_removes_them_it_leaves_nothing_behind() {
         world.waiting(size, &[]).await;
         // What was half made goes to nobody.
         let alice = service.told("alice").await;
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         world.waiting(size, &[alice.id]).await;
     }
 }
@@ -217,8 +214,7 @@ async fn those_that_wait_are_made_from_what_is_there_now_by_an_engine_that_is_th
     let frozen: Vec<_> = world.engine.units().into_iter().filter(|unit| !told(unit)).collect();
     world.engine.crash(frozen[0].id);
     let alice = service.told("alice").await;
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
 }
 
 #[tokio::test]
@@ -243,8 +239,7 @@ async fn a_registry_from_before_somebody_took_one_over_touches_nothing_of_theirs
         let service = world.start().await;
         world.waiting(1, &[]).await;
         let alice = service.told("alice").await;
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let kept = world.config.data_dir.join("instances").join(alice.id.to_string()).join("data/kept");
         std::fs::write(&kept, "hers").unwrap();
         service.kill_and_wait().await;
@@ -286,8 +281,7 @@ async fn one_that_does_not_go_on_at_once_is_the_same_a_moment_later() {
     let alice = service.told("alice").await;
     let run = world.engine.units().into_iter().find(|unit| unit.id == alice.id).unwrap().run;
     world.engine.fail_next("start", ErrorKind::Rejected);
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     assert_eq!(world.engine.units().into_iter().find(|unit| unit.id == alice.id).unwrap().run, run);
     assert!(!service.codes(&alice).await.contains(&EventCode::AttemptFailed));
 }

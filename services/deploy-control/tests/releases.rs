@@ -133,8 +133,7 @@ async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
         one_went_back(&service, &people).await;
         until("made ahead", || world.engine.units().len() == PEOPLE + made_ahead).await;
         let newcomer = Person::named("newcomer");
-        service.register(&newcomer).await;
-        service.settled(&newcomer, Phase::Ready).await;
+        service.ready(&newcomer).await;
         people.push(newcomer);
         assert!(all_run(&world, &people, "old"), "{made_ahead}");
         assert_eq!(count(&service, &people[PEOPLE..], EventCode::AttemptFailed).await, 0);
@@ -147,8 +146,7 @@ async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
             service.settled(person, Phase::Ready).await;
         }
         let next = Person::named("next");
-        service.register(&next).await;
-        service.settled(&next, Phase::Ready).await;
+        service.ready(&next).await;
         assert!(all_run(&world, &[next], "new"), "{made_ahead}");
     }
 }
@@ -158,8 +156,7 @@ async fn a_provider_is_not_blamed_for_a_release_that_came_at_the_same_time() {
     let world = sqlite_world().await;
     world.engine.set_image("old");
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     service.kill_and_wait().await;
     // Down, so that it is made anew with both.
     world.engine.crash(alice.id);
@@ -258,8 +255,7 @@ async fn what_runs_well_is_not_taken_down_for_what_is_not_there() {
     let mut world = sqlite_world().await;
     let service = world.start().await;
     let alice = Person::named("alice");
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     service.kill_and_wait().await;
     // What stands in its configuration has changed, and the image is gone.
     world.config.instance.issuer = "http://another-issuer:19090".into();

@@ -31,8 +31,7 @@ impl World {
     /// An instance that somebody uses.
     async fn ready(&self, service: &Running, person: &Person) {
         self.neighbours.use_it(person.id, used());
-        service.register(person).await;
-        service.settled(person, Phase::Ready).await;
+        service.ready(person).await;
     }
 
     /// An instance that has fallen asleep so deep.

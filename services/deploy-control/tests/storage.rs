@@ -77,8 +77,7 @@ async fn a_full_disk() {
     let Some(volume) = Volume::mount(ROOM_KB) else { return };
     let world = on(&volume).await;
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let before = names(&world.config_dir(alice.id));
 
     volume.fill();
@@ -117,8 +116,7 @@ async fn a_configuration_is_not_blamed_for_a_full_disk() {
     let mut world = on(&volume).await;
     world.config.database = world.store.database().clone();
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     // As an instance that can write nothing: it does not become healthy.
     world.neighbours.make_sick(1);
     world.engine.hold("start");
@@ -142,8 +140,7 @@ async fn a_read_only_disk() {
     // A remount needs that nobody has a file open for writing, as a file system that met an error does not.
     world.config.database = world.store.database().clone();
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let before = names(&world.config_dir(alice.id));
 
     volume.set_read_only(true);
@@ -163,8 +160,7 @@ async fn a_read_only_disk() {
 async fn a_database_that_is_locked() {
     let world = sqlite_world().await;
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     let Database::Sqlite(path) = world.store.database() else { panic!("SQLite") };
     let mut other = AnyConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     other.execute("BEGIN EXCLUSIVE").await.unwrap();
@@ -182,8 +178,7 @@ async fn connections_that_the_server_ends() {
         let Database::Postgres { url, schema } = world.store.database() else { continue };
         use secrecy::ExposeSecret;
         let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-        service.register(&alice).await;
-        service.settled(&alice, Phase::Ready).await;
+        service.ready(&alice).await;
         let mut other = AnyConnection::connect(url.expose_secret()).await.unwrap();
         // Whoever waits for a lock on the table is ended in the middle of a statement, and whoever holds none at rest.
         for round in 0..3 {

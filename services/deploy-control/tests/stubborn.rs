@@ -38,16 +38,14 @@ async fn one_that_cannot_be_stopped_is_tried_now_and_then_and_looked_at_again() 
     let mut world = sqlite_world().await;
     world.config.reconcile.first_retry = Duration::from_millis(100);
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     world.engine.refuse("stop", ErrorKind::Rejected);
     service.wish(&alice, "stop").await;
     until("it was tried", || world.engine.count("stop", alice.id) >= 2).await;
     let (tried, told) = (world.engine.count("stop", alice.id), service.events(&alice).await.len());
     // A wish of another's goes its way meanwhile; a worker at full speed would have written thousands of times by then.
     let bob = Person::named("bobby");
-    service.register(&bob).await;
-    service.settled(&bob, Phase::Ready).await;
+    service.ready(&bob).await;
     let (more, told_since) = (world.engine.count("stop", alice.id) - tried, service.events(&alice).await.len() - told);
     assert!(more <= 12 && told_since <= 12, "{more} tries and {told_since} events while one was brought up");
     world.engine.accept("stop");
@@ -62,8 +60,7 @@ async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain
     world.config.reconcile.first_retry = Duration::from_millis(200);
     world.config.reconcile.resync = Duration::from_millis(20);
     let (service, alice) = (world.start().await, Person::named("alice"));
-    service.register(&alice).await;
-    service.settled(&alice, Phase::Ready).await;
+    service.ready(&alice).await;
     world.engine.refuse("stop", ErrorKind::Rejected);
     let run = world.engine.run(alice.id);
     std::fs::remove_file(world.socket(alice.id)).unwrap();
@@ -89,8 +86,7 @@ async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
 
 /// Has an instance made, and stopped.
 async fn stopped(service: &Running, person: &Person) {
-    service.register(person).await;
-    service.settled(person, Phase::Ready).await;
+    service.ready(person).await;
     service.wish(person, "stop").await;
     service.settled(person, Phase::Stopped).await;
 }

@@ -45,12 +45,23 @@ async fn on_https_cookies_have_the_host_prefix_and_transport_is_strict() {
     assert_eq!(browser.get("/progress").await.location.as_deref(), Some("/login"), "the name without prefix counts");
 }
 
+/// A browser at the form of signing up, and the key in it.
+async fn at_the_form(house: &House) -> (Browser, String) {
+    let mut browser = Browser::new(house);
+    let key = browser.get("/register").await.value("key").unwrap();
+    (browser, key)
+}
+
+/// The form, filled in.
+fn typed(key: &str) -> [(&str, &str); 4] {
+    [("slug", "alice"), ("email", "alice@example.com"), ("password", PASSWORD), ("key", key)]
+}
+
 #[tokio::test]
 async fn a_form_sent_twice_makes_one_account() {
     let house = House::new().await;
-    let mut browser = Browser::new(&house);
-    let key = browser.get("/register").await.value("key").unwrap();
-    let fields = [("slug", "alice"), ("email", "a@example.com"), ("password", PASSWORD), ("key", &*key)];
+    let (mut browser, key) = at_the_form(&house).await;
+    let fields = typed(&key);
     let (mut other, mut again) = (browser.clone(), browser.clone());
     let (first, second) = tokio::join!(browser.post("/register", &fields), other.post("/register", &fields));
     for page in [first, second, again.post("/register", &fields).await] {
@@ -62,9 +73,8 @@ async fn a_form_sent_twice_makes_one_account() {
 #[tokio::test]
 async fn an_answer_that_was_lost_is_asked_for_with_the_same_key() {
     let house = House::new().await;
-    let mut browser = Browser::new(&house);
-    let key = browser.get("/register").await.value("key").unwrap();
-    let fields = [("slug", "alice"), ("email", "a@example.com"), ("password", PASSWORD), ("key", &*key)];
+    let (mut browser, key) = at_the_form(&house).await;
+    let fields = typed(&key);
     house.authz.refuse(("/portal/register", 503, "unavailable", None, None));
     let page = browser.post("/register", &fields).await;
     assert_eq!((page.status.as_u16(), page.value("key")), (503, Some(key.clone())));
@@ -78,9 +88,8 @@ async fn an_answer_that_was_lost_is_asked_for_with_the_same_key() {
 #[tokio::test]
 async fn when_even_the_line_is_full_what_was_typed_is_kept_and_sent_again_with_the_same_key() {
     let house = House::new().await;
-    let mut browser = Browser::new(&house);
-    let key = browser.get("/register").await.value("key").unwrap();
-    let fields = [("slug", "alice"), ("email", "alice@example.com"), ("password", PASSWORD), ("key", &*key)];
+    let (mut browser, key) = at_the_form(&house).await;
+    let fields = typed(&key);
     house.authz.refuse(("/portal/register", 503, "busy", None, Some(2)));
     let page = browser.post("/register", &fields).await;
     assert_eq!((page.status.as_u16(), page.headers["retry-after"].to_str().unwrap()), (503, "5"));

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, Version,
-    password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
+    password_hash::{
+        Error,
+        phc::{Output, ParamsString, PasswordHash, Salt},
+    },
 };
 use clock::Entropy;
 use secrecy::{ExposeSecret, SecretString};
@@ -228,12 +231,8 @@ fn normal(password: &SecretString) -> SecretString {
     password.expose_secret().nfc().collect::<String>().into()
 }
 
-fn hash(password: &SecretString, salt: &[u8; 16], memory: &mut Memory) -> anyhow::Result<String> {
-    phc(password, salt, memory).map_err(|e| anyhow::anyhow!("argon2: {e}"))
-}
-
 /// The PHC string of a password.
-fn phc(password: &SecretString, salt: &[u8; 16], memory: &mut Memory) -> Result<String, argon2::password_hash::Error> {
+fn hash(password: &SecretString, salt: &[u8; 16], memory: &mut Memory) -> Result<String, Error> {
     let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
     let argon2 = Argon2::new(algorithm, version, Params::new(MEMORY_KIB, PASSES, 1, None)?);
     let hash = PasswordHash {
@@ -256,20 +255,15 @@ fn matches(password: &SecretString, hash: &str, memory: &mut Memory) -> anyhow::
         output(&Argon2::new(algorithm, version, Params::try_from(&hash)?), password, salt, memory)
     };
     // Compared in constant time, as outputs are.
-    let found: Result<Output, argon2::password_hash::Error> = work();
+    let found: Result<Output, Error> = work();
     found.map(|found| found == *expected).map_err(|error| anyhow::anyhow!("argon2: {error}"))
 }
 
 /// What argon2 makes of a password, worked out in this memory.
-fn output(
-    argon2: &Argon2<'_>,
-    password: &SecretString,
-    salt: &[u8],
-    memory: &mut Memory,
-) -> Result<Output, argon2::password_hash::Error> {
+fn output(argon2: &Argon2<'_>, password: &SecretString, salt: &[u8], memory: &mut Memory) -> Result<Output, Error> {
     let mut buffer = [0; Output::MAX_LENGTH];
     let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
-    let out = buffer.get_mut(..length).ok_or(argon2::password_hash::Error::OutputSize)?;
+    let out = buffer.get_mut(..length).ok_or(Error::OutputSize)?;
     memory.resize(argon2.params().block_count(), Block::new());
     argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, out, &mut **memory)?;
     Output::new(out).map_err(Into::into)

@@ -81,7 +81,7 @@ impl Folders {
     ///
     /// [`Error::Files`].
     pub async fn end_all_uploads(&self, rows: &[Row]) -> Result<(), Error> {
-        let newest: HashMap<_, _> = rows.iter().map(|row| (row.id.to_string(), row.archive_generation)).collect();
+        let newest: HashMap<_, _> = rows.iter().map(|row| (row.id, row.archive_generation)).collect();
         let this = self.clone();
         blocking(move || {
             for entry in this.instances.list("", MAX_INSTANCES)? {
@@ -89,13 +89,12 @@ impl Folders {
                     Ok(()) | Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
-                let Some((id, newest)) = entry.name.to_str().and_then(|name| newest.get_key_value(name)) else {
-                    continue;
-                };
+                let known = entry.name.to_str().and_then(|name| newest.get_key_value(&name.parse().ok()?));
+                let Some((&id, newest)) = known else { continue };
                 for (generation, path) in this.archives(id)?.into_iter().filter(|(generation, _)| generation > newest) {
                     // One that was put is wished, whatever a registry from before knows: beside it is the instance's own.
                     if this.has(&format!("{path}/new")) && !this.has(&format!("{path}/old")) {
-                        tracing::info!(instance = id, generation, "data from an archive that nobody wished is removed");
+                        tracing::info!(instance = %id, generation, "data from an archive that nobody wished is removed");
                         this.instances.remove_tree(format!("{path}/new"))?;
                     }
                 }
@@ -106,11 +105,11 @@ impl Folders {
     }
 
     /// The archives of an instance that there is something of: generation and path.
-    fn archives(&self, id: &str) -> Result<Vec<(i64, String)>, Error> {
-        let entries = self.instances.list(id, 1_000)?;
+    fn archives(&self, id: InstanceId) -> Result<Vec<(i64, String)>, Error> {
+        let entries = self.instances.list(id.to_string(), 1_000)?;
         let generations =
             entries.iter().filter_map(|entry| entry.name.to_str()?.strip_prefix("archive.")?.parse().ok());
-        Ok(generations.map(|generation| (generation, format!("{id}/archive.{generation}"))).collect())
+        Ok(generations.map(|generation| (generation, archive(id, generation))).collect())
     }
 
     /// Makes what was put together the archive of this generation, down to the disk and given to the instance, with the mark
@@ -196,7 +195,7 @@ impl Folders {
         }
         let (this, row, id) = (self.clone(), row.clone(), row.id);
         self.exclusive(id, move || {
-            for (generation, path) in this.archives(&id.to_string())? {
+            for (generation, path) in this.archives(id)? {
                 if generation <= row.applied_archive_generation {
                     this.instances.remove_tree(path)?;
                 }

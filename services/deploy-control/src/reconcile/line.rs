@@ -60,8 +60,8 @@ struct Inner {
     state: Mutex<State>,
     /// Somebody waits who did not before.
     joined: Notify,
-    /// Whether it is known who is up. Nobody has a turn before.
-    open: watch::Sender<bool>,
+    /// Since when it is known who is up; `None` while it is not. Nobody has a turn before.
+    open: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -73,8 +73,6 @@ struct State {
     waiting: BTreeMap<(Rank, InstanceId), oneshot::Sender<Turn>>,
     /// Those who are down and wanted up by the look that opened it, and have not lined up yet.
     awaited: HashSet<InstanceId>,
-    /// When it opened.
-    opened: Option<Instant>,
     /// How long a bring-up takes on this host, as far as it is known.
     usual: Option<Duration>,
     /// Whether those in front wait for room, rather than for others to be through.
@@ -108,12 +106,7 @@ impl Drop for Turn {
 
 impl Line {
     pub(super) fn new(config: LineConfig) -> Self {
-        Self(Arc::new(Inner {
-            config,
-            state: Mutex::default(),
-            joined: Notify::new(),
-            open: watch::Sender::new(false),
-        }))
+        Self(Arc::new(Inner { config, state: Mutex::default(), joined: Notify::new(), open: watch::Sender::new(None) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,11 +127,10 @@ impl Line {
         state.up.retain(|_, seen| *seen >= began);
         state.up.extend(up.map(|id| (id, began)));
         if !self.is_open() {
-            state.opened = Some(Instant::now());
             // Who is in line, or at it, does not come once more.
             let there: HashSet<_> = in_line(&state).chain(state.working.keys().copied()).collect();
             state.awaited = awaited.filter(|id| !there.contains(id)).collect();
-            self.0.open.send_replace(true);
+            self.0.open.send_replace(Some(Instant::now()));
         }
         drop(state);
         self.advance();
@@ -148,23 +140,23 @@ impl Line {
     pub(super) fn close(&self) {
         // Under the lock, so that no turn is given meanwhile.
         let _state = self.state();
-        self.0.open.send_replace(false);
+        self.0.open.send_replace(None);
     }
 
     /// Whether it is known who is up.
     pub(super) fn is_open(&self) -> bool {
-        *self.0.open.borrow()
+        self.0.open.borrow().is_some()
     }
 
     /// Waits until it is known who is up.
     pub(super) async fn opened(&self) {
         // It is closed with the line itself, and then nobody waits.
-        let _ = self.0.open.subscribe().wait_for(|open| *open).await;
+        let _ = self.0.open.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Waits until it is not known any more who is up.
     pub(super) async fn closed(&self) {
-        let _ = self.0.open.subscribe().wait_for(|open| !*open).await;
+        let _ = self.0.open.subscribe().wait_for(Option::is_none).await;
     }
 
     /// This one does not line up now.
@@ -208,10 +200,9 @@ impl Line {
             let adds = !(rank == Rank::Changing || state.up.contains_key(&id));
             let room = !adds || self.has_room(&state);
             state.full = !room;
-            if !state.awaited.is_empty() && state.opened.is_none_or(|opened| opened.elapsed() < GATHERING) {
-                return;
-            }
-            if !self.is_open() || !room || state.working.len() >= self.0.config.at_once {
+            let Some(since) = *self.0.open.borrow() else { return };
+            let gathers = !state.awaited.is_empty() && since.elapsed() < GATHERING;
+            if gathers || !room || state.working.len() >= self.0.config.at_once {
                 return;
             }
             let Some((_, sender)) = state.waiting.pop_first() else { return };

@@ -349,8 +349,8 @@ impl Reconciler {
         }
         self.0.line.seen_all(began, up.into_iter(), lining_up.iter().copied());
         let mut units: HashMap<InstanceId, Unit> = units.into_iter().map(|unit| (unit.id, unit)).collect();
-        let up = rows.iter().filter(|row| row.phase == Phase::Ready).cloned().collect();
-        let bereft = self.0.parts.folders.bereft(up).await.unwrap_or_default();
+        let ready = rows.iter().filter(|row| row.phase == Phase::Ready).cloned().collect();
+        let bereft = self.0.parts.folders.bereft(ready).await.unwrap_or_default();
         for row in &rows {
             let unit = units.remove(&row.id);
             if lining_up.contains(&row.id) {

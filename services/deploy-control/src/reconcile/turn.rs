@@ -182,23 +182,22 @@ impl Inner {
     /// The release that an instance ran, and the other one that it would be made from now.
     async fn other_release(&self, row: &Row) -> Result<Option<(String, String)>, Failure> {
         let Some(before) = &row.release else { return Ok(None) };
-        match self.parts.engine.release(&self.spec(row)?).await {
-            Ok(newest) => Ok(newest.filter(|newest| newest != before).map(|newest| (before.clone(), newest))),
-            // That is for whoever makes it to say.
+        let newest = self.newest_release(&self.spec(row)?).await?;
+        Ok(newest.filter(|newest| newest != before).map(|newest| (before.clone(), newest)))
+    }
+
+    /// The release that a unit would be made from now, where there is one.
+    async fn newest_release(&self, spec: &InstanceSpec) -> Result<Option<String>, Failure> {
+        match self.parts.engine.release(spec).await {
+            // That it is missing is for whoever makes it to say.
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            newest => Ok(newest?),
         }
     }
 
     /// The release that is not for whoever has none of their own to go back to: others have not shown it to work.
     pub(super) async fn not_for_newcomers(&self, spec: &InstanceSpec) -> Result<Option<NotRelease>, Failure> {
-        let newest = match self.parts.engine.release(spec).await {
-            Ok(newest) => newest,
-            // That is for whoever makes it to say.
-            Err(error) if error.kind == ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let Some(refused) = newest else { return Ok(None) };
+        let Some(refused) = self.newest_release(spec).await? else { return Ok(None) };
         Ok(self.rollouts.instead(&spec.plan, &refused).map(|instead| NotRelease { refused, instead }))
     }
 

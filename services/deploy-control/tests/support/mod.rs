@@ -104,6 +104,15 @@ async fn make_world(store: TestStore, folder: tempfile::TempDir, data_dir: PathB
 }
 
 impl World {
+    /// Saves the operator's file of plans.
+    pub fn write_plans(&self, text: &str) {
+        let file = &self.config.plans.file;
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // As editors save: nobody reads half of it.
+        std::fs::write(file.with_extension("new"), text).unwrap();
+        std::fs::rename(file.with_extension("new"), file).unwrap();
+    }
+
     /// Starts the service on what is there; a router follows its routes.
     pub async fn start(&self) -> Running {
         self.start_followed(true).await
@@ -240,6 +249,12 @@ impl Running {
         let (status, instance) = self.post("/api/instances/register", &person.wanted()).await;
         assert_eq!(status, StatusCode::ACCEPTED);
         instance
+    }
+
+    /// Somebody signs up, and is up.
+    pub async fn ready(&self, person: &Person) {
+        self.register(person).await;
+        self.settled(person, Phase::Ready).await;
     }
 
     /// `stop`, `start`, `restart`, `retry`.

@@ -1,7 +1,7 @@
 //! A false authz and a false router on loopback. The router answers for instances as their engine has them.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     os::unix::fs::FileTypeExt,
     path::{Path as FilePath, PathBuf},
     sync::{
@@ -187,10 +187,9 @@ impl Neighbours {
     }
 
     /// The instances whose identity was taken away when nothing ran with it any more, and so for good.
-    pub fn revoked(&self) -> Vec<InstanceId> {
+    pub fn revoked(&self) -> BTreeSet<InstanceId> {
         let revoked = self.state.revoked.lock().unwrap();
-        let down = revoked.iter().filter(|(_, is_up)| !is_up).map(|(id, _)| *id);
-        down.fold(Vec::new(), |all, id| if all.contains(&id) { all } else { [all, vec![id]].concat() })
+        revoked.iter().filter(|(_, is_up)| !is_up).map(|(id, _)| *id).collect()
     }
 
     /// How many one-time tokens were given, to whomever.

@@ -124,18 +124,20 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
 
 #[tokio::test]
 async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
-    for made_ahead in [0, 1] {
+    for (made_ahead, plan) in [(0, "workspace"), (1, "workspace"), (0, "workspace-small")] {
         let mut world = sqlite_world().await;
+        world.write_plans("[workspace-small]\nmemory_mb = 100\n");
         world.config.reconcile.pool.size = made_ahead;
         let mut people = people_of_old(&world).await;
         break_new(&world);
+        world.config.plans.default = plan.parse().unwrap();
         let service = world.start().await;
         one_went_back(&service, &people).await;
         until("made ahead", || world.engine.units().len() == PEOPLE + made_ahead).await;
         let newcomer = Person::named("newcomer");
         service.ready(&newcomer).await;
         people.push(newcomer);
-        assert!(all_run(&world, &people, "old"), "{made_ahead}");
+        assert!(all_run(&world, &people, "old"), "{made_ahead} {plan}");
         assert_eq!(count(&service, &people[PEOPLE..], EventCode::AttemptFailed).await, 0);
 
         // Once it is known to work, they have it like everybody, and so has whoever comes next.
@@ -147,8 +149,28 @@ async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
         }
         let next = Person::named("next");
         service.ready(&next).await;
-        assert!(all_run(&world, &[next], "new"), "{made_ahead}");
+        assert!(all_run(&world, &[next], "new"), "{made_ahead} {plan}");
     }
+}
+
+#[tokio::test]
+async fn whoever_signs_up_for_somebody_elses_program_gets_the_image_that_its_plan_names_now() {
+    let mut world = sqlite_world().await;
+    world.write_plans("[notes]\nimage = \"notes:1\"\nport = 8080\n");
+    world.config.plans.default = "notes".parse().unwrap();
+    let people = people_of_old(&world).await;
+    break_new(&world);
+    // With the image its port may have changed, and the one before would be asked there.
+    world.write_plans("[notes]\nimage = \"notes:2\"\nport = 9090\n");
+    let service = world.start().await;
+    one_went_back(&service, &people).await;
+    let newcomer = Person::named("newcomer");
+    service.register(&newcomer).await;
+    service.settled(&newcomer, Phase::Failed).await;
+    world.engine.mend_image("new");
+    service.wish(&newcomer, "retry").await;
+    service.settled(&newcomer, Phase::Ready).await;
+    assert!(all_run(&world, &[newcomer], "new"));
 }
 
 #[tokio::test]

@@ -22,16 +22,16 @@ use crate::refused::{Answer, Refused};
 /// the password is hashed: one that was checked does not begin to wait again half-way. So few, because between the two they all
 /// write into the database.
 const PLACES: usize = 64;
-/// How many may stand in line in each lane, for each core, before newcomers are told to come back: as many as a core hashes while
-/// the portal waits (50 s), even at half its speed. More would stand there in vain. One in line costs its connection and what it
-/// asks for, a form of at most 32 KiB, and neither a core nor the memory of a hash; whoever hangs up leaves the line.
-const LINE: usize = 1000;
+/// How many may stand in line in each lane, for each that works at once, before newcomers are told to come back: as many as are
+/// hashed while the portal waits (50 s), even at a fifth of the speed. One in line costs its connection and what it asks for, a
+/// form of at most 32 KiB, and neither a core nor the memory of a hash; whoever hangs up leaves the line.
+const LINE: usize = 500;
 /// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
-/// How many are hashed at once in each lane at most, on however many cores: what they work in, 19 MiB each, is a good part of what
-/// this service may have.
-const AT_ONCE: usize = 8;
+/// How many are hashed at once in each lane at most, on however many cores: 200 a second. What both lanes work in (19 MiB each),
+/// and both lines when they are full, is then half of the 512 MiB that this service is given.
+const AT_ONCE: usize = 4;
 
 /// What argon2 works in. It is kept, and used by one after the other: given back each time, it would stay with every thread that
 /// had it once, and there are many of those.
@@ -52,6 +52,12 @@ pub(crate) struct Passwords {
 pub(crate) struct NewPassword {
     password: SecretString,
     place: OwnedSemaphorePermit,
+}
+
+/// A place in a lane, until it is dropped.
+pub(crate) struct Place {
+    purpose: Purpose,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Which line a piece of work stands in.
@@ -170,11 +176,19 @@ impl Passwords {
         self.hash(password).await
     }
 
+    /// Stands in line for a place to have a password compared.
+    ///
+    /// # Errors
+    /// 503 `busy`.
+    pub async fn line_up(&self, purpose: Purpose) -> Answer<Place> {
+        Ok(Place { purpose, permit: self.lane(purpose).admit().await? })
+    }
+
     /// Whether `password` is the one of `hash`. Without a hash it is not, and that takes as long.
     ///
     /// # Errors
-    /// 503 `busy`; 500 for a hash that is none.
-    pub async fn verify(&self, purpose: Purpose, password: SecretString, hash: Option<String>) -> Answer<bool> {
+    /// 500 for a hash that is none, or when there is no memory for it.
+    pub async fn verify(&self, place: Place, password: SecretString, hash: Option<String>) -> Answer<bool> {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.clone());
         let checked = Arc::clone(&self.checked);
@@ -182,8 +196,7 @@ impl Passwords {
             checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             matches(&normal(&password), &hash, memory)
         };
-        let lane = self.lane(purpose);
-        let (fits, _) = lane.run(lane.admit().await?, compare).await?;
+        let (fits, _) = self.lane(place.purpose).run(place.permit, compare).await?;
         fits.map(|fits| fits && exists).map_err(|error| Problem::internal(error).into())
     }
 
@@ -264,7 +277,9 @@ fn output(argon2: &Argon2<'_>, password: &SecretString, salt: &[u8], memory: &mu
     let mut buffer = [0; Output::MAX_LENGTH];
     let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
     let out = buffer.get_mut(..length).ok_or(Error::OutputSize)?;
-    memory.resize(argon2.params().block_count(), Block::new());
+    let blocks = argon2.params().block_count();
+    memory.try_reserve_exact(blocks.saturating_sub(memory.len())).map_err(|_| Error::OutOfMemory)?;
+    memory.resize(blocks, Block::new());
     argon2.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, out, &mut **memory)?;
     Output::new(out).map_err(Into::into)
 }
@@ -275,6 +290,10 @@ mod tests {
 
     use super::*;
 
+    async fn verify(passwords: &Passwords, purpose: Purpose, password: &str, hash: Option<String>) -> Answer<bool> {
+        passwords.verify(passwords.line_up(purpose).await?, password.into(), hash).await
+    }
+
     #[tokio::test]
     async fn hashes_are_argon2id_with_the_parameters_and_a_salt_of_their_own() {
         let passwords = Passwords::new(Entropy::system()).unwrap();
@@ -283,18 +302,16 @@ mod tests {
         let two = passwords.set(password(), vec![]).await.unwrap();
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         assert_ne!(one, two);
-        assert!(passwords.verify(Purpose::SignIn, password(), Some(one.clone())).await.unwrap());
-        assert!(!passwords.verify(Purpose::SignIn, "плотина of seven stickS".into(), Some(one)).await.unwrap());
-        assert!(!passwords.verify(Purpose::SignIn, password(), None).await.unwrap());
+        assert!(verify(&passwords, Purpose::SignIn, "плотина of seven sticks", Some(one.clone())).await.unwrap());
+        assert!(!verify(&passwords, Purpose::SignIn, "плотина of seven stickS", Some(one)).await.unwrap());
+        assert!(!verify(&passwords, Purpose::SignIn, "плотина of seven sticks", None).await.unwrap());
     }
 
     #[tokio::test]
     async fn the_same_letters_composed_differently_are_the_same_password() {
         let passwords = Passwords::new(Entropy::system()).unwrap();
         let composed = passwords.set("caf\u{e9} by the river bank".into(), vec![]).await.unwrap();
-        assert!(
-            passwords.verify(Purpose::SignIn, "cafe\u{301} by the river bank".into(), Some(composed)).await.unwrap()
-        );
+        assert!(verify(&passwords, Purpose::SignIn, "cafe\u{301} by the river bank", Some(composed)).await.unwrap());
     }
 
     #[test]
@@ -322,7 +339,7 @@ mod tests {
         let passwords = Passwords::new(Entropy::system()).unwrap();
         let at_once = passwords.sign_in.working.available_permits();
         assert!(at_once <= AT_ONCE);
-        let all = (0..10 * at_once).map(|_| passwords.verify(Purpose::SignIn, "x".into(), None));
+        let all = (0..10 * at_once).map(|_| verify(&passwords, Purpose::SignIn, "x", None));
         for outcome in futures_util::future::join_all(all).await {
             assert!(!outcome.unwrap());
         }
@@ -340,19 +357,19 @@ mod tests {
     async fn a_full_line_refuses_at_once_and_the_other_lane_goes_on() {
         let passwords = Passwords::new(Entropy::system()).unwrap();
         let in_line = passwords.fill(Purpose::SignIn);
-        let refused = passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap_err();
+        let refused = verify(&passwords, Purpose::SignIn, "x", None).await.unwrap_err();
         assert_eq!(refused.0.code(), "busy");
-        assert!(!passwords.verify(Purpose::SignUp, "x".into(), None).await.unwrap());
+        assert!(!verify(&passwords, Purpose::SignUp, "x", None).await.unwrap());
         drop(in_line);
-        assert!(!passwords.verify(Purpose::SignIn, "x".into(), None).await.unwrap());
+        assert!(!verify(&passwords, Purpose::SignIn, "x", None).await.unwrap());
     }
 
     #[tokio::test]
     async fn whoever_finds_every_place_taken_waits_for_one_and_leaves_the_line_when_given_up() {
         let passwords = Passwords::new(Entropy::system()).unwrap();
         let (room, taken) = (passwords.room(Purpose::SignIn), take(&passwords.sign_in));
-        let mut waiting = Box::pin(passwords.verify(Purpose::SignIn, "x".into(), None));
-        let mut gone = Box::pin(passwords.verify(Purpose::SignIn, "x".into(), None));
+        let mut waiting = Box::pin(verify(&passwords, Purpose::SignIn, "x", None));
+        let mut gone = Box::pin(verify(&passwords, Purpose::SignIn, "x", None));
         poll_fn(|cx| {
             assert!(waiting.as_mut().poll(cx).is_pending() && gone.as_mut().poll(cx).is_pending());
             Poll::Ready(())

@@ -113,3 +113,32 @@ async fn a_caller_who_hangs_up_leaves_the_line() {
     stop.cancel();
     server.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn whoever_leaves_the_line_of_sign_ins_has_not_guessed() {
+    for authz in everywhere().await {
+        let passwords = &authz.app.passwords;
+        let (held, places) = (passwords.hold(Purpose::SignIn).await, passwords.places(Purpose::SignIn));
+        let room = passwords.room(Purpose::SignIn);
+        let others = (0..places).map(|i| {
+            let (name, address) = (format!("nobody-{i}"), format!("198.18.0.{i}"));
+            let authz = &authz;
+            async move { authz.login(&name, PASSWORD, &address).await }
+        });
+        let leaves = async {
+            until(|| passwords.places(Purpose::SignIn) == 0).await;
+            for _ in 0..10 {
+                tokio::select! {
+                    reply = authz.login("alice", PASSWORD, "192.0.2.1") => panic!("{}", reply.text),
+                    () = until(|| passwords.room(Purpose::SignIn) == room - 1) => {}
+                }
+            }
+            drop(held);
+        };
+        for reply in tokio::join!(join_all(others), leaves).0 {
+            assert_eq!(reply.problem(), (401, "bad_credentials".into()), "{}", authz.name());
+        }
+        authz.person("alice").await;
+        assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK, "{}", authz.name());
+    }
+}

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use contracts::{InstanceId, PlanName, deploy::Desired};
+use contracts::{InstanceId, deploy::Desired};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::registry::Row;
@@ -36,7 +36,8 @@ pub(super) struct Rollouts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
-    plan: PlanName,
+    /// All of these, of whichever plan, run the same image.
+    is_workspace: bool,
     /// Healthy with this one.
     release: Option<String>,
     /// Went back from this one.
@@ -81,8 +82,11 @@ impl Rollouts {
 
     /// Takes in what a row says.
     pub(super) fn note(&self, row: &Row) {
-        let known =
-            Known { plan: row.plan.clone(), release: row.release.clone(), refused: row.refused_release.clone() };
+        let known = Known {
+            is_workspace: row.plan.is_workspace(),
+            release: row.release.clone(),
+            refused: row.refused_release.clone(),
+        };
         let (before, now) = match row.desired {
             // What is gone, or on its way, says nothing of any release.
             Desired::Deleted => (self.rows().remove(&row.id), None),
@@ -101,15 +105,15 @@ impl Rollouts {
         (healthy, refused)
     }
 
-    /// What whoever is new gets instead of this release while it is tried, or goes no further: what most others of their plan are
+    /// What a new workspace gets instead of this release while it is tried, or goes no further: what most of the others are
     /// healthy with.
-    pub(super) fn instead(&self, plan: &PlanName, newest: &str) -> Option<String> {
+    pub(super) fn instead(&self, newest: &str) -> Option<String> {
         if self.is_wide(newest) {
             return None;
         }
         let rows = self.rows();
         let mut healthy = BTreeMap::<_, usize>::new();
-        for release in rows.values().filter(|known| known.plan == *plan).filter_map(|known| known.release.as_deref()) {
+        for release in rows.values().filter(|known| known.is_workspace).filter_map(|known| known.release.as_deref()) {
             *healthy.entry(release).or_default() += 1;
         }
         healthy.remove(newest);

@@ -196,9 +196,14 @@ impl Inner {
     }
 
     /// The release that is not for whoever has none of their own to go back to: others have not shown it to work.
+    /// Not asked of other plans: with the image, what they say of its port and its command may have changed, and the one before
+    /// would be told the same.
     pub(super) async fn not_for_newcomers(&self, spec: &InstanceSpec) -> Result<Option<NotRelease>, Failure> {
+        if !spec.plan.is_workspace() {
+            return Ok(None);
+        }
         let Some(refused) = self.newest_release(spec).await? else { return Ok(None) };
-        Ok(self.rollouts.instead(&spec.plan, &refused).map(|instead| NotRelease { refused, instead }))
+        Ok(self.rollouts.instead(&refused).map(|instead| NotRelease { refused, instead }))
     }
 
     /// Whether a unit is not made from the newest release because it was held back, or would be again, and so goes on as it

@@ -25,9 +25,7 @@ async fn ground() -> Ground {
 fn on(world: World) -> Ground {
     let (engine, crashed, images) = (world.engine.clone(), world.engine.clone(), world.engine.clone());
     let made = AtomicUsize::new(0);
-    let file = &world.config.plans.file;
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(file, "[notes]\nimage = \"notes:1\"\nport = 8080\n").unwrap();
+    world.write_plans("[notes]\nimage = \"notes:1\"\nport = 8080\n[workspace-small]\nmemory_mb = 100\n");
     let units: Arc<dyn Engine> = Arc::new(world.engine.clone());
     Ground {
         config: Mutex::new(world.config.clone()),
@@ -70,9 +68,11 @@ walked! {
     configure: Configure,
     configure_in_vain: ConfigureInVain,
     stop: Stop,
+    suspend: Suspend,
     start: Start,
     restart: Restart,
     retry: Retry,
+    limits: Limits,
     plan: Plan,
     plan_back: PlanBack,
     renewal: Renewal,

@@ -111,7 +111,10 @@ async fn on_docker(change: Change) {
         let image = &host.config.engine.image;
         std::fs::write(
             plans,
-            format!("[notes]\nimage = \"{image}\"\nport = 8080\nenv = {{ NOTES_PORT = \"8080\" }}\n"),
+            format!(
+                "[notes]\nimage = \"{image}\"\nport = 8080\nenv = {{ NOTES_PORT = \"8080\" }}\n\
+                 [workspace-small]\nmemory_mb = 100\n"
+            ),
         )
         .unwrap();
         let (config, made, images) = (host.config.clone(), AtomicUsize::new(0), host.clone());
@@ -179,6 +182,8 @@ macro_rules! walked_on_docker {
 }
 
 walked_on_docker! {
+    docker_suspend: Suspend;
+    docker_limits: Limits;
     docker_plan: Plan;
     docker_plan_back: PlanBack;
     docker_takes_over: TakesOver;

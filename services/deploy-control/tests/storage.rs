@@ -47,6 +47,22 @@ async fn refuses(service: &Running, calls: &[(String, Value)]) {
     }
 }
 
+/// The same of one who puts data from an archive in the place of their own.
+async fn refuses_a_restore(service: &Running, there: &Person, archive: Vec<u8>) {
+    let path = format!("/api/instances/{}/restore?by={}", there.id, there.account);
+    let answer = service.request("POST", &path).body(archive).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+}
+
+/// All the data of somebody as one file.
+async fn export(service: &Running, there: &Person) -> Vec<u8> {
+    let path = format!("/api/instances/{}/export?by={}", there.id, there.account);
+    let answer = service.request("GET", &path).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.bytes().await.unwrap().to_vec()
+}
+
 /// Afterwards every call is taken, and comes to its end.
 async fn goes_on(service: &Running, there: &Person, new: &Person) {
     let answer = service.request("POST", "/api/instances/register").json(&new.wanted()).send().await.unwrap();
@@ -161,13 +177,18 @@ async fn a_database_that_is_locked() {
     let world = sqlite_world().await;
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
     service.ready(&alice).await;
+    let archive = export(&service, &alice).await;
+    let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
+    let before = (names(&folder), names(&world.config_dir(alice.id)));
     let Database::Sqlite(path) = world.store.database() else { panic!("SQLite") };
     let mut other = AnyConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     other.execute("BEGIN EXCLUSIVE").await.unwrap();
     // All at once: each waits as long as a lock is waited for.
     let calls = calls(&alice, &bob);
-    futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call)))).await;
+    let asking = futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call))));
+    tokio::join!(asking, refuses_a_restore(&service, &alice, archive));
     assert_eq!(service.instance(&alice).await.phase, Phase::Ready, "it can be looked at");
+    assert_eq!((names(&folder), names(&world.config_dir(alice.id))), before, "nothing half-written stays");
     other.execute("ROLLBACK").await.unwrap();
     goes_on(&service, &alice, &bob).await;
 }

@@ -17,11 +17,12 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use service::{Json, Problem};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument;
 
 use super::{Api, instances::parse};
 use crate::{
     archive::{
-        Configured, Program, pipe,
+        Configured, Manifest, Program, pipe,
         read::{self, Limits, unpack},
         write::{self, Source},
     },
@@ -250,7 +251,7 @@ async fn take(
     if row.desired == Desired::Deleted {
         return Err(crate::registry::Error::Deleted.into());
     }
-    let _turn = api.archives.begin(row.id)?;
+    let turn = api.archives.begin(row.id)?;
     not_in_between(&row)?;
     let limits = Limits::of(match api.plans.get(&row.plan).ok().and_then(|plan| plan.disk_bytes) {
         Some(limit) => limit,
@@ -258,36 +259,52 @@ async fn take(
     });
     let into = api.folders.begin_upload(&row).await.map_err(of_folders)?;
     let program = program(&row);
-    let taken = async {
-        let (reading, feeding) = pipe::reading(sent);
-        let unpacking = tokio::task::spawn_blocking(move || unpack(&into, reading, program, limits));
-        let (unpacked, _) = tokio::join!(unpacking, feeding);
-        let manifest = unpacked.map_err(Problem::internal)?.map_err(refused)?;
-        let turn = api.staging.of(row.id).lock_owned().await;
-        let row = api.of(row.id, by).await?;
-        // Another may have been taken in since it was looked at first.
-        not_in_between(&row)?;
-        let generation = row.archive_generation + 1;
-        // First the data, then the number that makes it count.
-        let configured = Configured { instance: row.id, generation: row.config_generation };
-        let counts = match manifest.configured == Some(configured) {
-            true => FromArchive::AsItWas,
-            false => FromArchive::Over(row.config_generation),
+    let (reading, feeding) = pipe::reading(sent);
+    let unpacking = tokio::task::spawn_blocking(move || unpack(&into, reading, program, limits));
+    let (unpacked, _) = tokio::join!(unpacking, feeding);
+    let unpacked = unpacked.map_err(Problem::internal).and_then(|unpacked| unpacked.map_err(refused));
+    // Brought to its end also for somebody who hangs up now.
+    let (api, id) = (api.clone(), row.id);
+    let put = async move {
+        let _turn = turn;
+        let put = match unpacked {
+            Ok(manifest) => put(&api, id, by, program, manifest).await,
+            Err(problem) => Err(problem),
         };
-        let counts = (program == Program::Workspace).then_some(counts);
-        api.folders.stage_archive(&row, generation, counts).await.map_err(of_folders)?;
-        let row = api.registry.wish_by(row.id, by, Wish::Restore(generation)).await?;
-        drop(turn);
-        tracing::info!(instance = %row.id, from = manifest.slug, "data from an archive is to take the place of its own");
-        Ok(api.taken(&row))
+        if put.is_err()
+            && let Err(error) = api.folders.end_upload(id).await
+        {
+            tracing::info!(instance = %id, error = chain(&error), "an archive that was refused stays until the next one");
+        }
+        put
     };
-    let taken = taken.await;
-    if taken.is_err()
-        && let Err(error) = api.folders.end_upload(row.id).await
-    {
-        tracing::info!(instance = %row.id, error = chain(&error), "an archive that was refused stays until the next one");
-    }
-    taken
+    tokio::spawn(put.in_current_span()).await.map_err(Problem::internal)?
+}
+
+/// Has what was put together count.
+async fn put(
+    api: &Api,
+    id: InstanceId,
+    by: By,
+    program: Program,
+    manifest: Manifest,
+) -> Result<(StatusCode, Json<Instance>), Problem> {
+    let _turn = api.staging.of(id).lock_owned().await;
+    let row = api.of(id, by).await?;
+    // Another may have been taken in since it was looked at first.
+    not_in_between(&row)?;
+    let generation = row.archive_generation + 1;
+    // First the data, then the number that makes it count.
+    let configured = Configured { instance: id, generation: row.config_generation };
+    let counts = match manifest.configured == Some(configured) {
+        true => FromArchive::AsItWas,
+        false => FromArchive::Over(row.config_generation),
+    };
+    let counts = (program == Program::Workspace).then_some(counts);
+    api.folders.stage_archive(&row, generation, counts).await.map_err(of_folders)?;
+    let row = api.wish_for_staged(id, by, Wish::Restore(generation)).await?;
+    tracing::info!(instance = %id, from = manifest.slug, "data from an archive is to take the place of its own");
+    Ok(api.taken(&row))
 }
 
 /// Refuses while one set of data takes the place of another.

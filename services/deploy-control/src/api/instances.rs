@@ -11,6 +11,7 @@ use contracts::{
 use http::StatusCode;
 use serde::Deserialize;
 use service::{Json, Problem};
+use tracing::Instrument;
 
 use super::Api;
 use crate::{
@@ -154,16 +155,19 @@ pub(super) async fn configure_provider(
     }
     let provider =
         body.provider.checked().map_err(|error| Problem::field(error.field(), error.code(), error.to_string()))?;
-    let turn = api.staging.of(id).lock_owned().await;
-    let row = api.registry.get_owned(id, body.account_id).await?;
-    // The registry may be from before the newest that was given.
-    let written = api.folders.written_config(id).await.map_err(Problem::unavailable)?.unwrap_or(0);
-    let generation = row.config_generation.max(written) + 1;
-    // First the file, then the number that makes it count. A file without its number is written over by the next.
-    api.folders.stage(&row, generation, provider).await.map_err(Problem::unavailable)?;
-    let row = api.registry.wish(id, body.account_id, Wish::Configure(generation)).await?;
-    drop(turn);
-    Ok(api.taken(&row))
+    // Brought to its end also for somebody who hangs up: between the two there is a file that counts for nothing.
+    let staged = async move {
+        let _turn = api.staging.of(id).lock_owned().await;
+        let row = api.registry.get_owned(id, body.account_id).await?;
+        // The registry may be from before the newest that was given.
+        let written = api.folders.written_config(id).await.map_err(Problem::unavailable)?.unwrap_or(0);
+        let generation = row.config_generation.max(written) + 1;
+        // First the file, then the number that makes it count. A file without its number is written over by the next.
+        api.folders.stage(&row, generation, provider).await.map_err(Problem::unavailable)?;
+        let row = api.wish_for_staged(id, By::Owner(body.account_id), Wish::Configure(generation)).await?;
+        Ok(api.taken(&row))
+    };
+    tokio::spawn(staged.in_current_span()).await.map_err(Problem::internal)?
 }
 
 /// Stops it; its data stays. With a reason it is the operator who does.

@@ -15,6 +15,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
+use contracts::{InstanceId, deploy::By};
 use http::StatusCode;
 use secrecy::SecretString;
 use service::{Problem, Shutdown};
@@ -26,7 +27,7 @@ use crate::{
     peers::Peers,
     plans::Plans,
     reconcile::Reconciler,
-    registry::{self, Registry},
+    registry::{self, Registry, Row, Wish},
     turns::Turns,
 };
 
@@ -60,6 +61,25 @@ pub struct Api {
     pub staging: Turns,
     /// Who works on an archive.
     pub archives: Archives,
+}
+
+impl Api {
+    /// Writes down a wish for which something was staged, under the turn in which it was. Where nothing comes of the wish, that
+    /// goes with it.
+    async fn wish_for_staged(&self, id: InstanceId, by: By, wish: Wish) -> Result<Row, Problem> {
+        let error = match self.registry.wish_by(id, by, wish).await {
+            Ok(row) => return Ok(row),
+            Err(error) => error,
+        };
+        // Where only the answer got lost it may count all the same. The next start can tell.
+        if error.is_certain() {
+            let removed = async { anyhow::Ok(self.folders.remove_unwished(&self.registry.get(id).await?).await?) };
+            if let Err(error) = removed.await {
+                tracing::warn!(instance = %id, error = format!("{error:#}"), "what nobody wished stays until the next start");
+            }
+        }
+        Err(error.into())
+    }
 }
 
 /// Every call of the API, behind the token, with a limit of its own on each body; `/openapi.json` without it, for it tells nothing of anybody.

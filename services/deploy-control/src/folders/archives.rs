@@ -74,14 +74,14 @@ impl Folders {
         blocking(move || Ok(this.instances.remove_tree(format!("{id}/{UPLOAD}"))?)).await
     }
 
-    /// Removes what was being put together for anybody when this service ended, and what was put together for these and was not
-    /// wished any more.
+    /// Removes what was being put together for anybody when this service ended, and what was staged for these and not wished
+    /// then.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
     pub async fn end_all_uploads(&self, rows: &[Row]) -> Result<(), Error> {
-        let newest: HashMap<_, _> = rows.iter().map(|row| (row.id, row.archive_generation)).collect();
+        let rows: HashMap<_, _> = rows.iter().map(|row| (row.id, row.clone())).collect();
         let this = self.clone();
         blocking(move || {
             for entry in this.instances.list("", MAX_INSTANCES)? {
@@ -89,19 +89,26 @@ impl Folders {
                     Ok(()) | Err(beneath::Error::NotFound { .. } | beneath::Error::Refused { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
-                let known = entry.name.to_str().and_then(|name| newest.get_key_value(&name.parse().ok()?));
-                let Some((&id, newest)) = known else { continue };
-                for (generation, path) in this.archives(id)?.into_iter().filter(|(generation, _)| generation > newest) {
-                    // One that was put is wished, whatever a registry from before knows: beside it is the instance's own.
-                    if this.has(&format!("{path}/new")) && !this.has(&format!("{path}/old")) {
-                        tracing::info!(instance = %id, generation, "data from an archive that nobody wished is removed");
-                        this.instances.remove_tree(format!("{path}/new"))?;
-                    }
+                if let Some(row) = entry.name.to_str().and_then(|name| rows.get(&name.parse().ok()?)) {
+                    this.remove_unwished_configs(row)?;
+                    this.remove_unwished_archives(row)?;
                 }
             }
             Ok(())
         })
         .await
+    }
+
+    pub(super) fn remove_unwished_archives(&self, row: &Row) -> Result<(), Error> {
+        for (generation, path) in self.archives(row.id)? {
+            // One that was put is wished, whatever a registry from before knows: beside it is the instance's own.
+            let is_put = !self.has(&format!("{path}/new")) || self.has(&format!("{path}/old"));
+            if generation > row.archive_generation && !is_put {
+                tracing::info!(instance = %row.id, generation, "data from an archive that nobody wished is removed");
+                self.instances.remove_tree(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The archives of an instance that there is something of: generation and path.

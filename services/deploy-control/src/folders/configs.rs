@@ -74,8 +74,7 @@ impl Folders {
                     this.instances.remove_file(format!("{folder}/{name}"))?;
                     continue;
                 }
-                let staged = name.strip_prefix("config.").and_then(|rest| rest.strip_suffix(".json"));
-                let Some(generation) = staged.and_then(|number| number.parse::<i64>().ok()) else { continue };
+                let Some(generation) = generation_of(&name) else { continue };
                 let refused = generation <= row.refused_config_generation && generation > row.applied_config_generation;
                 if generation < row.applied_config_generation || refused {
                     this.instances.remove_file(format!("{folder}/{name}"))?;
@@ -84,6 +83,37 @@ impl Folders {
             Ok(())
         })
         .await
+    }
+
+    /// Removes what was staged for an instance and not wished then: newer than what its row wishes, and than what is in force
+    /// whatever the row says of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Files`].
+    pub async fn remove_unwished(&self, row: &Row) -> Result<(), Error> {
+        let (this, row, instance) = (self.clone(), row.clone(), row.id);
+        self.exclusive(instance, move || {
+            this.remove_unwished_configs(&row)?;
+            this.remove_unwished_archives(&row)
+        })
+        .await
+    }
+
+    pub(super) fn remove_unwished_configs(&self, row: &Row) -> Result<(), Error> {
+        let in_force = self.read(row.id, "config.json")?.map_or(0, |config| config.generation);
+        let folder = format!("{}/config", row.id);
+        let entries = match self.instances.list(&folder, 1_000) {
+            Err(beneath::Error::NotFound { .. }) => return Ok(()),
+            entries => entries?,
+        };
+        for name in entries.iter().filter_map(|entry| entry.name.to_str()) {
+            if generation_of(name).is_some_and(|staged| staged > row.config_generation.max(in_force)) {
+                tracing::info!(instance = %row.id, name, "a configuration that nobody wished is removed");
+                self.instances.remove_file(format!("{folder}/{name}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the instance its one-time token.
@@ -140,4 +170,9 @@ impl Folders {
             outlook_mcp: self.settings.outlook_mcp.clone(),
         }
     }
+}
+
+/// The generation of a staged configuration, by its file's name.
+fn generation_of(name: &str) -> Option<i64> {
+    name.strip_prefix("config.")?.strip_suffix(".json")?.parse().ok()
 }

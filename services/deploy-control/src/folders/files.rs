@@ -77,6 +77,11 @@ impl Files {
         self.change("files.give", rel.as_ref(), |rel| self.root.give_tree(rel, owner, max_entries), |_| Ok(()))
     }
 
+    /// As [`Root::rename`].
+    pub(super) fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+        self.change("files.rename", from.as_ref(), |from| self.root.rename(from, to.as_ref()), |_| Ok(()))
+    }
+
     /// Makes a change; `half` leaves what a kill in its middle leaves.
     #[cfg_attr(not(feature = "testing"), allow(unused_variables))]
     fn change(

@@ -76,6 +76,14 @@ pub enum Error {
     Database(#[from] sqlx::Error),
 }
 
+impl Error {
+    /// Whether it is certain that nothing was written down: the database said so, or was not even asked.
+    pub fn is_certain(&self) -> bool {
+        use sqlx::Error::{Database, PoolClosed, PoolTimedOut};
+        !matches!(self, Self::Database(error) if !matches!(error, Database(_) | PoolTimedOut | PoolClosed))
+    }
+}
+
 /// Something to be told of an instance, before it has a number and a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {

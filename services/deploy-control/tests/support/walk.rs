@@ -40,8 +40,6 @@ const LONGEST_REST: Duration = Duration::from_secs(3);
 const QUIET_LOOKS: u32 = 16;
 /// So many lines of what the services said of a failure are told with it.
 const SAID: usize = 80;
-/// How many people there are on a ground at most.
-const PEOPLE: usize = 6;
 
 type Crash = Box<dyn Fn(contracts::InstanceId) -> BoxFuture<'static, ()> + Send + Sync>;
 type NewImage = Box<dyn Fn(bool) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -115,14 +113,16 @@ impl Ground {
 /// A strike to be made: at a place with so many waits, when, and how often.
 pub type Blow = ((Place, usize), When, usize);
 
-/// Makes the change for somebody new, with this blow or, without one, recording; what was recorded. Afterwards the instance
-/// is down.
-async fn walk(
-    ground: &Ground,
-    change: Change,
-    person: &Person,
-    blow: Option<Blow>,
-) -> Result<Vec<(Place, usize)>, String> {
+/// What a walk came upon.
+struct Walked {
+    /// Every place that was reached, with the waits of its call.
+    recorded: Vec<(Place, usize)>,
+    /// How often the service was killed.
+    struck: usize,
+}
+
+/// Makes the change for somebody new, with this blow or, without one, recording. Afterwards the instance is down.
+async fn walk(ground: &Ground, change: Change, person: &Person, blow: Option<Blow>) -> Result<Walked, String> {
     change.set(ground).await;
     let mut service = ground.start().await;
     let person = &change.somebody(ground, &service, person).await.map_err(|why| format!("nobody for it: {why}"))?;
@@ -169,7 +169,8 @@ async fn walk(
     }
     let recorded = ground.strikers.recorded();
     // Whether a later one of the same calls is made at all may depend on who was quicker.
-    if ground.strikers.disarm() == 0 && blow.is_some_and(|((place, _), ..)| place.nth == 0) {
+    let struck = ground.strikers.disarm();
+    if struck == 0 && blow.is_some_and(|((place, _), ..)| place.nth == 0) {
         return Err(format!("never struck; there were {recorded:?}"));
     }
     // It stays so; and what is done is not done again by another life.
@@ -193,7 +194,7 @@ async fn walk(
         settled(&service, person, Phase::Stopped).await?;
     }
     service.kill_and_wait().await;
-    Ok(recorded)
+    Ok(Walked { recorded, struck })
 }
 
 /// Walks every place of the change that a recording finds, and that `is_walked`; the number of blows. `lanes` grounds are
@@ -211,7 +212,7 @@ pub async fn every_place(
     said::listen();
     let first = ground().await;
     let recorded = walk(&first, change, &Person::named("recorded"), None).await;
-    let recorded = recorded.unwrap_or_else(|why| panic!("{change:?} without a strike: {why}"));
+    let Walked { recorded, .. } = recorded.unwrap_or_else(|why| panic!("{change:?} without a strike: {why}"));
     let takes = change.takes(first.units_end_with_service);
     drop(first);
     let steps: BTreeSet<_> = recorded.iter().map(|(place, _)| place.step).collect();
@@ -232,29 +233,37 @@ pub async fn every_place(
     }
     assert!(!blows.is_empty(), "{change:?}: no place is walked");
     let all = blows.len();
-    if std::env::var("BEAVER_TEST_CRASH_POINTS").as_deref() != Ok("all") {
+    let walks_all = std::env::var("BEAVER_TEST_CRASH_POINTS").as_deref() == Ok("all");
+    if !walks_all {
         blows = spread(blows, sample);
     }
     let count = blows.len();
     println!("{change:?}: {count} of {all} blows; all of them with BEAVER_TEST_CRASH_POINTS=all");
     let (blows, failures) =
         (Mutex::new(blows.into_iter().enumerate().collect::<VecDeque<_>>()), Mutex::new(BTreeMap::new()));
+    // How many struck once, and more than once.
+    let (once, again) = (Cell::new(0), Cell::new(0));
     let lane = async || {
         let mut mine = ground().await;
         let mut walked = 0;
         loop {
             let Some((n, blow)) = blows.lock().unwrap().pop_front() else { return };
             // Each start of the service looks at everybody there is.
-            if walked == PEOPLE {
+            if walked == change.people() {
                 (mine, walked) = (ground().await, 0);
             }
             walked += 1;
             let person = Person::named(&format!("person-{n}"));
-            if let Err(why) = walk(&mine, change, &person, Some(blow)).await {
-                let ((place, _), when, times) = blow;
-                let said = said::of(&person.id.to_string(), SAID);
-                failures.lock().unwrap().insert(n, format!("{when:?} {place:?}, {times} times: {why}\n{said}"));
-                mine = ground().await;
+            match walk(&mine, change, &person, Some(blow)).await {
+                Ok(Walked { struck: 0, .. }) => {}
+                Ok(Walked { struck: 1, .. }) => once.set(once.get() + 1),
+                Ok(_) => again.set(again.get() + 1),
+                Err(why) => {
+                    let ((place, _), when, times) = blow;
+                    let said = said::of(&person.id.to_string(), SAID);
+                    failures.lock().unwrap().insert(n, format!("{when:?} {place:?}, {times} times: {why}\n{said}"));
+                    mine = ground().await;
+                }
             }
         }
     };
@@ -262,12 +271,14 @@ pub async fn every_place(
     let failures = failures.into_inner().unwrap();
     let told: Vec<_> = failures.values().take(12).cloned().collect();
     assert!(failures.is_empty(), "{change:?}: {} of {count} blows:\n{}", failures.len(), told.join("\n"));
+    println!("{change:?}: {} were killed once, {} again and again", once.get(), again.get());
+    assert!(!walks_all || again.get() > 0, "{change:?}: nobody was killed twice");
     count
 }
 
-/// So many of them, evenly spread.
+/// So many of them, spread: one out of each stretch, not always at the same place in it, or it were always of one kind.
 fn spread<T>(all: VecDeque<T>, count: usize) -> VecDeque<T> {
     let (len, count) = (all.len(), count.min(all.len()));
-    let taken: BTreeSet<_> = (0..count).map(|n| n * len / count + len / count / 2).collect();
+    let taken: BTreeSet<_> = (0..count).map(|n| n * len / count + 7 * n % (len / count)).collect();
     all.into_iter().enumerate().filter_map(|(n, blow)| taken.contains(&n).then_some(blow)).collect()
 }

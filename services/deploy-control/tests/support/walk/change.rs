@@ -42,9 +42,13 @@ pub enum Change {
     /// With a configuration under which it does not come up.
     ConfigureInVain,
     Stop,
+    /// By the operator.
+    Suspend,
     Start,
     Restart,
     Retry,
+    /// To a plan of the same program with other limits.
+    Limits,
     /// To another program, and back.
     Plan,
     PlanBack,
@@ -92,11 +96,13 @@ impl Change {
                 &["prepare", "use_config", "create", "identify", "start", "await_healthy", "register", "settle"]
             }
             Self::Configure | Self::ConfigureInVain => &["stop", "use_config", "start", "await_healthy", "settle"],
-            Self::Stop => &["stop", "settle"],
+            Self::Stop | Self::Suspend => &["stop", "settle"],
             Self::Start => &["start", "await_healthy", "settle"],
             Self::Restart => &["stop", "note_restarted", "start", "await_healthy", "settle"],
             Self::Retry => &["start", "await_healthy", "register", "settle"],
-            Self::Plan | Self::PlanBack => &["stop", "remove", "create", "start", "await_healthy", "settle"],
+            Self::Limits | Self::Plan | Self::PlanBack => {
+                &["stop", "remove", "create", "start", "await_healthy", "settle"]
+            }
             Self::Renewal => &["create", "start", "await_healthy", "settle"],
             Self::Delete => &["stop", "remove", "put_tombstone", "revoke", "settle"],
             Self::Undelete => &["take_tombstone", "create", "identify", "start", "await_healthy", "register", "settle"],
@@ -118,6 +124,15 @@ impl Change {
             Self::Restore => &["stop", "put_archive", "start", "await_healthy", "register", "settle"],
             Self::RestoreInVain => &["stop", "put_archive", "take_archive_back", "start", "await_healthy", "settle"],
             Self::Expires => &["stop", "remove", "put_tombstone", "revoke", "settle", "condemn", "remove_folders"],
+        }
+    }
+
+    /// How many people there are on a ground at most.
+    pub fn people(self) -> usize {
+        match self {
+            // Whoever is new beside others has first what works for those, and the newest in their turn: at any time.
+            Self::Upgrade | Self::UpgradeInVain => 1,
+            _ => 6,
         }
     }
 
@@ -272,6 +287,10 @@ impl Change {
                 post(service, "/api/instances/configure-provider", &person.provider("sk-new")).await
             }
             Self::Stop => ask(service, person, "stop", owner).await,
+            Self::Suspend => {
+                let body = json!({ "account_id": person.account, "suspended_for": "unpaid" });
+                ask(service, person, "stop", body).await
+            }
             Self::Start | Self::LostOwner => ask(service, person, "start", owner).await,
             Self::Restart => ask(service, person, "restart", owner).await,
             Self::Retry => ask(service, person, "retry", owner).await,
@@ -281,6 +300,7 @@ impl Change {
                 ask(service, person, "delete", json!({ "by": person.account, "slug": person.slug })).await
             }
             Self::Undelete => ask(service, person, "undelete", json!({ "by": person.account })).await,
+            Self::Limits => ask(service, person, "plan", json!({ "plan": "workspace-small" })).await,
             Self::Plan => ask(service, person, "plan", json!({ "plan": "notes" })).await,
             Self::PlanBack => ask(service, person, "plan", json!({ "plan": "workspace" })).await,
             Self::Resumes | Self::Wakes => ask(service, person, "wake", json!({ "why": "visit" })).await,

@@ -26,7 +26,7 @@ impl Change {
         before: &Before,
     ) -> Result<(), String> {
         let (phase, route, state) = match self {
-            Self::Stop => (Phase::Stopped, Some(RouteState::Stopped), Some(UnitState::Exited)),
+            Self::Stop | Self::Suspend => (Phase::Stopped, Some(RouteState::Stopped), Some(UnitState::Exited)),
             Self::Discard | Self::Expires => (Phase::Deleted, None, None),
             Self::Delete => (Phase::PendingDeletion, None, None),
             Self::Pauses => (Phase::Paused, Some(RouteState::Paused), Some(UnitState::Paused)),
@@ -37,7 +37,11 @@ impl Change {
         let is = |what: &str, is_so: bool| if is_so { Ok(()) } else { Err(format!("{what}: {instance:?}")) };
         is("phase", instance.phase == phase)?;
         is("generation", instance.observed_generation == instance.generation)?;
-        let plan = if self == Self::Plan { "notes" } else { "workspace" };
+        let plan = match self {
+            Self::Plan => "notes",
+            Self::Limits => "workspace-small",
+            _ => "workspace",
+        };
         is("plan", instance.plan.as_str() == plan)?;
 
         // Exactly one unit, as it must be.
@@ -45,7 +49,8 @@ impl Change {
         let of_this: Vec<_> = units.iter().filter(|unit| unit.id == person.id).collect();
         let unit = ground.unit(person).await;
         // Where units end with the service, one that is down is not even there after a kill.
-        let state = if self == Self::Stop && ground.units_end_with_service && unit.is_none() { None } else { state };
+        let may_be_none = matches!(self, Self::Stop | Self::Suspend) && ground.units_end_with_service;
+        let state = if may_be_none && unit.is_none() { None } else { state };
         is(&format!("units {of_this:?}"), of_this.len() == usize::from(state.is_some()))?;
         is(&format!("unit {unit:?}"), unit.as_ref().map(|unit| unit.state) == state)?;
         let run = unit.as_ref().and_then(|unit| unit.run.clone());
@@ -54,7 +59,9 @@ impl Change {
             Self::Restart | Self::CameDown | Self::LostFolders | Self::LostSocket | Self::Restore => {
                 is("the process is another", run != before.run)?
             }
-            Self::Renewal | Self::Plan | Self::PlanBack | Self::Upgrade => is("the unit is another", renewed)?,
+            Self::Renewal | Self::Limits | Self::Plan | Self::PlanBack | Self::Upgrade => {
+                is("the unit is another", renewed)?
+            }
             Self::UpgradeInVain => is("the unit is as the one before", !renewed && run != before.run)?,
             Self::Pauses | Self::Resumes => is("the process is the same", run == before.run)?,
             _ => {}

@@ -107,7 +107,7 @@ impl HttpBody for Until {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if this.over.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err("the session it belongs to is over".into())));
+            return Poll::Ready(Some(Err("what it belongs to is over".into())));
         }
         Pin::new(&mut this.inner).poll_frame(cx)
     }

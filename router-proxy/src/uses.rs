@@ -1,8 +1,8 @@
 //! Who uses which instance, and since when nobody has: what decides whether one may sleep.
 //!
 //! A request that is passed on counts as long as its answer has not ended, and a WebSocket as long as it is open, whosever it
-//! is: nothing under way shall be cut. When it was last used says only what its owner did: a stranger who knocks keeps nobody
-//! awake.
+//! is: nothing under way shall be cut, until the instance is gone for good. When it was last used says only what its owner did:
+//! a stranger who knocks keeps nobody awake.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use contracts::InstanceId;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, BoxError};
 
@@ -39,6 +40,8 @@ struct Use {
     last_ms: AtomicU64,
     /// What its owner's browser showed last, and when that was looked at.
     proved: Mutex<Option<(String, Instant)>>,
+    /// Cancelled once the instance is gone for good.
+    gone: CancellationToken,
 }
 
 impl Use {
@@ -62,6 +65,7 @@ impl Uses {
                 in_flight: AtomicU64::new(0),
                 last_ms: AtomicU64::new(0),
                 proved: Mutex::default(),
+                gone: CancellationToken::new(),
             })
         }));
         of.in_flight.fetch_add(1, Ordering::SeqCst);
@@ -84,9 +88,15 @@ impl Uses {
         self.begun + Duration::from_millis(ms)
     }
 
-    /// All others are gone for good.
+    /// All others are gone for good: what is under way with them ends.
     pub fn keep_only(&self, there: &HashSet<InstanceId>) {
-        self.all().retain(|id, _| there.contains(id));
+        self.all().retain(|id, of| {
+            let keep = there.contains(id);
+            if !keep {
+                of.gone.cancel();
+            }
+            keep
+        });
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Use>>> {
@@ -119,6 +129,11 @@ impl InUse {
     pub fn proved(&self, token: &str) {
         let proved = Some((token.to_owned(), Instant::now()));
         *self.of.proved.lock().unwrap_or_else(PoisonError::into_inner) = proved;
+    }
+
+    /// Cancelled once the instance is gone for good.
+    pub fn gone(&self) -> CancellationToken {
+        self.of.gone.clone()
     }
 
     /// The same for as long as a body is under way.

@@ -230,7 +230,12 @@ impl Exchange {
         parts.version = http::Version::HTTP_11;
 
         let body = Passing::new(body, || ()).boxed_unsync();
-        let sent = self.app.upstream.send(route.instance_id, Request::from_parts(parts, body)).await;
+        let sent = self.app.upstream.send(route.instance_id, Request::from_parts(parts, body));
+        let gone = in_use.gone();
+        let sent = tokio::select! {
+            sent = sent => sent,
+            () = gone.cancelled() => return Err(Said::NoSuchAddress),
+        };
         let mut response = match sent {
             Ok(response) => response,
             Err(error) => return Err(self.upstream_failed(error, route)),
@@ -252,7 +257,7 @@ impl Exchange {
             return Ok(response.map(|_| crate::body::empty()));
         }
         headers::clean_response(response.headers_mut(), route.sign_in, host);
-        Ok(response.map(|body| in_use.until_end_of(body).boxed_unsync()))
+        Ok(response.map(|body| Until::new(in_use.until_end_of(body).boxed_unsync(), gone).boxed_unsync()))
     }
 
     fn upstream_failed(&self, error: UpstreamError, route: &Route) -> Said {

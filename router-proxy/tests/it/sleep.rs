@@ -237,6 +237,36 @@ async fn streams_and_websockets_are_under_way_until_they_end() {
 }
 
 #[tokio::test]
+async fn what_is_under_way_with_one_that_is_gone_for_good_ends_at_once() {
+    let house = house(RouteState::Running, PATIENT).await;
+    let never = Router::new()
+        .route("/stream", get(async || Body::from_stream(futures_util::stream::pending::<std::io::Result<Bytes>>())))
+        .route("/silent", get(std::future::pending::<()>));
+    let _instance = house.instance(1, never);
+    let ask = async |path: &str| {
+        let mut client = TcpStream::connect(house.edge).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: alice.localhost\r\nconnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    };
+    let (mut stream, mut silent) = (ask("/stream").await, ask("/silent").await);
+    read_until(&mut stream, "\r\n\r\n").await;
+    until("both are under way", async || activity(&house).await.in_flight == 2).await;
+    house.deploy.change(route("alice", 1, RouteState::Deleted));
+    read_all(&mut stream).await;
+    let answer = read_all(&mut silent).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "what a stranger hears: {answer}");
+
+    let house = self::house(RouteState::Running, PATIENT).await;
+    websocket::echoing(&house.run(1).join("in/http.sock"));
+    let mut client = TcpStream::connect(house.edge).await.unwrap();
+    client.write_all(websocket::UPGRADE.as_bytes()).await.unwrap();
+    read_until(&mut client, "\r\n\r\n").await;
+    house.deploy.change(route("alice", 1, RouteState::Deleted));
+    read_all(&mut client).await;
+}
+
+#[tokio::test]
 async fn its_owner_uses_it_and_a_stranger_does_not() {
     let house = house(RouteState::Running, PATIENT).await;
     let key = axum::middleware::from_fn(async |request: axum::extract::Request, next: axum::middleware::Next| {

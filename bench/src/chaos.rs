@@ -39,6 +39,10 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     drop(ground);
     let outcome = outcome?;
     println!("{}", serde_json::to_string(&outcome)?);
+    if let Some(violation) = violate {
+        let is_found = outcome.violated.iter().any(|found| found.starts_with(violation.finding()));
+        anyhow::ensure!(is_found, "{violation:?} was made, and is not what was found");
+    }
     anyhow::ensure!(outcome.violations == 0, "{} violations", outcome.violations);
     Ok(())
 }

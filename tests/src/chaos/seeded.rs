@@ -50,6 +50,11 @@ impl Violation {
         (Self::NoLostMessage, "no-lost-message", "no_lost_message"),
         (Self::ConfigWhole, "config-whole", "config_whole"),
     ];
+
+    /// What its finding begins with.
+    pub fn finding(self) -> &'static str {
+        Self::ALL.iter().find(|(violation, ..)| *violation == self).map_or("", |(.., finding)| *finding)
+    }
 }
 
 impl FromStr for Violation {

@@ -67,9 +67,11 @@ pub(crate) async fn change_password(
     let visitor = Visitor::read(&app, &body.browser)?;
     let account = sessions::require(&app, &body.session_token).await?.account;
     let device = visitor.known_to(&app, Some(&account)).await?;
-    let place = app.passwords.line_up(Purpose::SignIn).await?;
     // Nothing that is typed to sign in has upper case: a counter of its own.
-    let attempt = throttle::begin(&app, &format!("PASSWORD {}", account.id), visitor.address, device).await?;
+    let counter = format!("PASSWORD {}", account.id);
+    throttle::look(&app, &counter, visitor.address, device.as_deref()).await?;
+    let place = app.passwords.line_up(Purpose::SignIn).await?;
+    let attempt = throttle::begin(&app, &counter, visitor.address, device.as_deref()).await?;
     let fits = app.passwords.verify(place, body.old_password, Some(account.password_hash.clone())).await;
     let mut transaction = app.store.begin().await?;
     match &fits {

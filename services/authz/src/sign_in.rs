@@ -28,9 +28,10 @@ pub(crate) async fn login(State(app): State<Arc<App>>, Json(body): Json<Login>) 
     let account = accounts::by_login(app.store.pool(), &login).await?;
     let device = visitor.known_to(&app, account.as_ref()).await?;
     let hash = account.as_ref().map(|account| account.password_hash.clone());
+    throttle::look(&app, login.key(), visitor.address, device.as_deref()).await?;
     // Whoever leaves the line has not guessed: it counts once it is their turn.
     let place = app.passwords.line_up(Purpose::SignIn).await?;
-    let attempt = throttle::begin(&app, login.key(), visitor.address, device).await?;
+    let attempt = throttle::begin(&app, login.key(), visitor.address, device.as_deref()).await?;
     let fits = match app.passwords.verify(place, body.password, hash).await {
         Ok(fits) => fits,
         Err(refused) => {

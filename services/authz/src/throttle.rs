@@ -64,26 +64,48 @@ struct Counted {
     before_ms: i64,
 }
 
-/// Counts an attempt on `name` from `address`, or from a `device` that is known to the account, by its series.
-///
-/// # Errors
-/// 429 `too_many_attempts` with Retry-After, and nothing is counted.
-pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option<String>) -> Answer<Attempt> {
-    let (address, now) = (network(address), app.clock.now_ms());
-    let (own, counters) = match device {
+/// The counters of attempts on `name` from `address`, or from a `device` that is known to the account, by its series: the one
+/// that a success clears, and all of them. Always in this order: two attempts that share counters wait for one another, but
+/// never in a circle.
+fn counters(app: &App, name: &str, address: &str, device: Option<&str>) -> (String, Vec<(String, Limit)>) {
+    match device {
         Some(device) => {
-            let own = app.seal.name(&["device", &device, name]);
+            let own = app.seal.name(&["device", device, name]);
             (own.clone(), vec![(own, PAIR)])
         }
         None => {
-            let own = app.seal.name(&["pair", name, &address]);
-            let (by_name, by_address) = (app.seal.name(&["name", name]), app.seal.name(&["address", &address]));
+            let own = app.seal.name(&["pair", name, address]);
+            let (by_name, by_address) = (app.seal.name(&["name", name]), app.seal.name(&["address", address]));
             (own.clone(), vec![(by_name, NAME), (own, PAIR), (by_address, ADDRESS)])
         }
-    };
+    }
+}
+
+/// Refuses whoever [`begin`] would refuse at present, so that they stand in no line. Nothing is counted.
+///
+/// # Errors
+/// 429 `too_many_attempts` with Retry-After.
+pub(crate) async fn look(app: &App, name: &str, address: IpAddr, device: Option<&str>) -> Answer<()> {
+    let now = app.clock.now_ms();
+    for (scope, _) in counters(app, name, &network(address), device).1 {
+        let blocked = sqlx::query_scalar::<_, i64>("SELECT blocked_until_ms FROM login_failures WHERE scope = $1");
+        let blocked_until_ms = blocked.bind(scope).fetch_optional(app.store.pool()).await?.unwrap_or(0);
+        if blocked_until_ms > now {
+            return Err(too_many(blocked_until_ms - now).into());
+        }
+    }
+    Ok(())
+}
+
+/// Counts an attempt; see [`counters`].
+///
+/// # Errors
+/// 429 `too_many_attempts` with Retry-After, and nothing is counted.
+pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option<&str>) -> Answer<Attempt> {
+    let (address, now) = (network(address), app.clock.now_ms());
+    let (own, counters) = counters(app, name, &address, device);
     let mut transaction = app.store.begin().await?;
     let (mut wait_ms, mut counted) = (0, vec![]);
-    // Always in this order: two attempts that share counters wait for one another, but never in a circle.
     for (scope, limit) in counters {
         let before_ms = last_failed_at_ms(&mut transaction, &scope).await?;
         wait_ms = wait_ms.max(count(&mut transaction, &scope, limit, now).await?);
@@ -91,7 +113,6 @@ pub(crate) async fn begin(app: &App, name: &str, address: IpAddr, device: Option
     }
     if wait_ms > 0 {
         transaction.rollback().await?;
-        metrics::counter!("authz_sign_ins_total", "outcome" => "throttled").increment(1);
         return Err(too_many(wait_ms).into());
     }
     transaction.commit().await?;
@@ -179,6 +200,7 @@ pub(crate) fn network(address: IpAddr) -> String {
 }
 
 fn too_many(wait_ms: i64) -> Problem {
+    metrics::counter!("authz_sign_ins_total", "outcome" => "throttled").increment(1);
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_attempts",

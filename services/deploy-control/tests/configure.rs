@@ -68,6 +68,35 @@ async fn one_that_does_not_hold_is_taken_back_also_where_it_was_deleted_meanwhil
 }
 
 #[tokio::test]
+async fn one_whose_file_is_lost_is_taken_back() {
+    let world = sqlite_world().await;
+    let (service, alice) = ready(&world).await;
+    service.configure(&alice, "sk-good").await;
+    service.settled(&alice, Phase::Ready).await;
+    world.engine.hold("stop");
+    service.configure(&alice, CANARY).await;
+    until("it is about to be used", || world.engine.is_holding("stop")).await;
+    std::fs::remove_file(world.config_dir(alice.id).join("config.2.json")).unwrap();
+    world.engine.release();
+    let settled = service.settled(&alice, Phase::Ready).await;
+    assert_eq!(settled.error.unwrap().code, "config_not_accepted");
+    assert_eq!(key(&world, &alice).as_deref(), Some("sk-good"), "the one before is back");
+}
+
+#[tokio::test]
+async fn nothing_is_made_anew_of_one_that_is_gone() {
+    let mut world = sqlite_world().await;
+    world.config.delete_after = std::time::Duration::ZERO;
+    world.config.reconcile.resync = std::time::Duration::from_millis(100);
+    let (service, alice) = ready(&world).await;
+    service.delete(&alice).await;
+    service.settled(&alice, Phase::Deleted).await;
+    let answer = service.request("POST", "/api/instances/configure-provider").json(&alice.provider(CANARY)).send();
+    assert_eq!(answer.await.unwrap().status(), 404);
+    assert!(!world.config.data_dir.join(format!("instances/{}", alice.id)).exists());
+}
+
+#[tokio::test]
 async fn one_that_does_not_hold_is_taken_back_and_told() {
     for world in worlds().await {
         let (service, alice) = ready(&world).await;

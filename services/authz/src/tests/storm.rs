@@ -140,5 +140,14 @@ async fn whoever_leaves_the_line_of_sign_ins_has_not_guessed() {
         }
         authz.person("alice").await;
         assert_eq!(authz.login("alice", PASSWORD, "192.0.2.1").await.status, StatusCode::OK, "{}", authz.name());
+
+        // And whoever has to wait for having guessed too often does not stand there.
+        for _ in 0..5 {
+            authz.login("alice", "a wrong pass phrase", "192.0.2.1").await;
+        }
+        let in_line = passwords.fill(Purpose::SignIn);
+        let reply = authz.login("alice", PASSWORD, "192.0.2.1").await;
+        assert_eq!(reply.problem(), (429, "too_many_attempts".into()), "{}", authz.name());
+        drop(in_line);
     }
 }

@@ -159,6 +159,8 @@ pub(super) async fn configure_provider(
     let staged = async move {
         let _turn = api.staging.of(id).lock_owned().await;
         let row = api.registry.get_owned(id, body.account_id).await?;
+        // Before anything is made of one that is gone.
+        api.registry.may_be_wished(&row, &Wish::Configure(row.config_generation))?;
         // The registry may be from before the newest that was given.
         let written = api.folders.written_config(id).await.map_err(Problem::unavailable)?.unwrap_or(0);
         let generation = row.config_generation.max(written) + 1;

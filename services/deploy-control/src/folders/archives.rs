@@ -102,8 +102,9 @@ impl Folders {
     pub(super) fn remove_unwished_archives(&self, row: &Row) -> Result<(), Error> {
         for (generation, path) in self.archives(row.id)? {
             // One that was put is wished, whatever a registry from before knows: beside it is the instance's own.
-            let is_put = !self.has(&format!("{path}/new")) || self.has(&format!("{path}/old"));
-            if generation > row.archive_generation && !is_put {
+            let old = self.instances.meta(format!("{path}/old"));
+            let is_staged = self.has(&format!("{path}/new")) && matches!(old, Err(beneath::Error::NotFound { .. }));
+            if generation > row.archive_generation && is_staged {
                 tracing::info!(instance = %row.id, generation, "data from an archive that nobody wished is removed");
                 self.instances.remove_tree(path)?;
             }

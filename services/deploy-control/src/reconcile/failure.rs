@@ -75,7 +75,10 @@ impl Failure {
     pub(super) fn is_unhealthy(&self) -> bool {
         matches!(
             self,
-            Self::NotInTime | Self::Ended | Self::OldConfig { .. } | Self::Folders(folders::Error::ArchiveLost(_))
+            Self::NotInTime
+                | Self::Ended
+                | Self::OldConfig { .. }
+                | Self::Folders(folders::Error::Lost(_) | folders::Error::ArchiveLost(_))
         )
     }
 

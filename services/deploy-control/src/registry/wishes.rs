@@ -163,6 +163,15 @@ impl Registry {
         self.wish_of(id, by.account(), &wish).await
     }
 
+    /// Whether this can be wished of it at present.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Deleted`], [`Error::DeletionFinal`].
+    pub fn may_be_wished(&self, row: &Row, wish: &Wish) -> Result<(), Error> {
+        may_be_wished(row, wish, self.now_ms())
+    }
+
     async fn wish_of(&self, id: InstanceId, account: Option<AccountId>, wish: &Wish) -> Result<Row, Error> {
         for _ in 0..TRIES {
             let row = match account {

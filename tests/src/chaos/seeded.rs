@@ -43,7 +43,8 @@ impl Violation {
         (Self::OneContainer, "one-container", "one_container"),
         (Self::Forgotten, "forgotten", "one_container"),
         (Self::NoOrphan, "no-orphan", "no_orphan"),
-        (Self::Prune, "prune", "one_container"),
+        // Given up by then: wanted up, and not.
+        (Self::Prune, "prune", "right_generation"),
         (Self::RightGeneration, "right-generation", "right_generation"),
         (Self::RightRoute, "right-route", "right_route"),
         (Self::NoLostRow, "no-lost-row", "no_lost_row"),

@@ -127,13 +127,10 @@ impl Change {
         }
     }
 
-    /// How many people there are on a ground at most.
-    pub fn people(self) -> usize {
-        match self {
-            // Whoever is new beside others has first what works for those, and the newest in their turn: at any time.
-            Self::Upgrade | Self::UpgradeInVain => 1,
-            _ => 6,
-        }
+    /// Whether somebody is left with a release that the next would have at first, because it works for others, and the newest in
+    /// their turn: at any time.
+    pub fn leaves_a_release(self) -> bool {
+        matches!(self, Self::Upgrade | Self::UpgradeInVain)
     }
 
     /// Whether there is nobody before it.

@@ -23,6 +23,16 @@ pub enum WatchedError {
     Size,
 }
 
+impl WatchedError {
+    /// Whether it is the same for as long as nobody changes the file.
+    fn is_of_what_it_says(&self) -> bool {
+        match self {
+            Self::Read(error) => error.kind() == io::ErrorKind::InvalidData,
+            Self::Size => true,
+        }
+    }
+}
+
 /// The file. What it says is told once; so is what is wrong with it.
 #[derive(Debug)]
 pub struct Watched {
@@ -51,7 +61,8 @@ impl Watched {
     /// has, or it is just being written.
     ///
     /// # Errors
-    /// When it cannot be read. It is tried again at each look, and told once it can be, changed or not.
+    /// When it cannot be read. What is not text, or too large, is read once, not every time; else it is tried again at each look,
+    /// and told once it can be read, changed or not.
     pub fn look(&mut self) -> Result<Option<Option<String>>, WatchedError> {
         let seen = self.seen.take();
         let version = version(&self.path)?;
@@ -59,7 +70,11 @@ impl Watched {
             self.seen = seen;
             return Ok(None);
         }
-        let text = version.is_some().then(|| read(&self.path)).transpose()?;
+        let text = version.is_some().then(|| read(&self.path)).transpose().inspect_err(|error| {
+            if error.is_of_what_it_says() {
+                self.seen = Some(version);
+            }
+        })?;
         if self::version(&self.path)? != version {
             // It is being written; it is read again when that is done.
             return Ok(None);
@@ -117,6 +132,7 @@ mod tests {
         assert_eq!(file.look().unwrap(), Some(Some("two".into())));
         fs::write(&path, b"\xff\xfe").unwrap();
         assert!(matches!(file.look(), Err(WatchedError::Read(_))));
+        assert!(file.look().unwrap().is_none(), "once");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "three").unwrap();
         assert_eq!(file.look().unwrap(), Some(Some("three".into())));

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use locale::Locale;
 use serde_json::json;
 use sign_in::{Redirect, Session};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Conn,
@@ -126,7 +127,9 @@ impl Exchange {
         };
         // What the owner is recognised by is needed only when there is no answer to pass on.
         let cookies = parts.headers.get_all(header::COOKIE).iter().cloned().collect::<Vec<_>>();
-        match self.pass(parts, body, &route, &authority, (None, in_use)).await {
+        let gone = in_use.gone();
+        let passing = self.pass(parts, body, &route, &authority, (None, in_use));
+        match unless(gone, Said::NoSuchAddress, passing).await {
             Ok(response) => response,
             Err(said) => {
                 let mut parts = Request::new(()).into_parts().0;
@@ -165,14 +168,8 @@ impl Exchange {
             };
             self.pass(parts, body, &route, authority, (Some(&session), in_use)).await
         };
-        let passed = tokio::select! {
-            passed = passing => passed,
-            () = session.over.cancelled() => Err(Said::NoSession),
-        };
-        match passed {
-            Ok(response) => response.map(|body| Until::new(body, session.over).boxed_unsync()),
-            Err(said) => self.say(said, form),
-        }
+        let passed = unless(session.over.clone(), Said::NoSession, passing).await;
+        passed.unwrap_or_else(|said| self.say(said, form))
     }
 
     fn redirect(&self, to: Redirect, form: Form) -> Response<Body> {
@@ -230,12 +227,7 @@ impl Exchange {
         parts.version = http::Version::HTTP_11;
 
         let body = Passing::new(body, || ()).boxed_unsync();
-        let sent = self.app.upstream.send(route.instance_id, Request::from_parts(parts, body));
-        let gone = in_use.gone();
-        let sent = tokio::select! {
-            sent = sent => sent,
-            () = gone.cancelled() => return Err(Said::NoSuchAddress),
-        };
+        let sent = self.app.upstream.send(route.instance_id, Request::from_parts(parts, body)).await;
         let mut response = match sent {
             Ok(response) => response,
             Err(error) => return Err(self.upstream_failed(error, route)),
@@ -257,7 +249,7 @@ impl Exchange {
             return Ok(response.map(|_| crate::body::empty()));
         }
         headers::clean_response(response.headers_mut(), route.sign_in, host);
-        Ok(response.map(|body| Until::new(in_use.until_end_of(body).boxed_unsync(), gone).boxed_unsync()))
+        Ok(response.map(|body| in_use.until_end_of(body).boxed_unsync()))
     }
 
     fn upstream_failed(&self, error: UpstreamError, route: &Route) -> Said {
@@ -321,6 +313,19 @@ impl Exchange {
         }
         response
     }
+}
+
+/// What is passed on, unless it is `over`: before there is an answer `said` is all there is, and afterwards the answer breaks off.
+async fn unless(
+    over: CancellationToken,
+    said: Said,
+    passing: impl Future<Output = Result<Response<Body>, Said>>,
+) -> Result<Response<Body>, Said> {
+    let response = tokio::select! {
+        passed = passing => passed?,
+        () = over.cancelled() => return Err(said),
+    };
+    Ok(response.map(|body| Until::new(body, over).boxed_unsync()))
 }
 
 /// The path and query alone, which is what an instance is asked for.

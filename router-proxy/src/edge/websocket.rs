@@ -46,8 +46,8 @@ pub fn write(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Copies both ways until both sides have ended, the session is over that it belongs to, or the instance is gone; an end on one
-/// side is passed on and the other may go on.
+/// Copies both ways until both sides have ended, or the session is over that it belongs to, or the instance is gone; an end on
+/// one side is passed on and the other may go on.
 ///
 /// What is `held` is let go of at the end.
 pub fn tunnel(
@@ -58,8 +58,8 @@ pub fn tunnel(
     session: Option<Session>,
 ) {
     let of_tunnel = drain.clone();
-    let gone = held.1.gone();
-    let over = session.as_ref().map(|session| session.over.clone()).unwrap_or_default();
+    // With the instance its sessions end too.
+    let over = session.as_ref().map_or_else(|| held.1.gone(), |session| session.over.clone());
     drain.tracker.spawn(async move {
         let open = metrics::gauge!("router_open_tunnels");
         open.increment(1.0);
@@ -67,7 +67,6 @@ pub fn tunnel(
         tokio::select! {
             () = of_tunnel.cut.cancelled() => {}
             () = over.cancelled() => {}
-            () = gone.cancelled() => {}
             () = keep(session, &activity) => {}
             // A WebSocket has no natural end to wait for: at the end of the router, a pause is as good.
             () = async { of_tunnel.stop.cancelled().await; activity.silent(QUIET).await } => {}

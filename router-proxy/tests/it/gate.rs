@@ -446,12 +446,9 @@ async fn what_is_the_matter_is_told_to_the_owner_alone_and_a_workspace_that_is_g
         let mut waiting = TcpStream::connect(alice.house.edge).await.unwrap();
         waiting.write_all(format!("GET /never HTTP/1.1\r\nhost: {ALICE}\r\n{owner}\r\n").as_bytes()).await.unwrap();
         until("the program has the request", async || alice.reached() > before).await;
-        let is_gone = elsewhere.state == RouteState::Deleted;
         alice.house.deploy.change(elsewhere);
         until("it is forgotten", async || !file.exists()).await;
-        // Where it is gone, so is the session; whichever is heard of first.
-        let answer = read_until(&mut waiting, "}").await;
-        assert!(answer.contains("session_ended") || (is_gone && answer.contains("no_such_address")), "{answer}");
+        read_until(&mut waiting, "session_ended").await;
         alice.house.deploy.change(guarded("alice", 1));
         until("it is guarded again", async || alice.get("/", "").await.status == 401).await;
         assert!(!alice.is_signed_in(&owner).await);

@@ -29,14 +29,6 @@ fn letter(world: &World, person: &Person) -> String {
     fs::read_to_string(folder(world, person.id).join("data/letter")).unwrap_or_default()
 }
 
-async fn export(service: &Running, person: &Person) -> Vec<u8> {
-    let path = format!("/api/instances/{}/export?by={}", person.id, person.account);
-    let answer = service.request("GET", &path).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.headers()["content-type"], "application/x-tar");
-    answer.bytes().await.unwrap().to_vec()
-}
-
 async fn restore(service: &Running, person: &Person, archive: Vec<u8>) -> Result<Instance, (u16, String, String)> {
     let path = format!("/api/instances/{}/restore?by={}", person.id, person.account);
     let answer = service.request("POST", &path).body(archive).send().await.unwrap();
@@ -64,7 +56,7 @@ fn files(archive: &[u8]) -> BTreeMap<String, String> {
 async fn with(world: &World, service: &Running, person: &Person, name: &str) -> Vec<u8> {
     let file = folder(world, person.id).join("data").join(name);
     fs::write(&file, name).unwrap();
-    let archive = export(service, person).await;
+    let archive = service.export(person).await;
     fs::remove_file(file).unwrap();
     archive
 }
@@ -83,7 +75,7 @@ async fn everything_is_taken_along_whatever_it_does_and_nothing_of_beavers_own()
     for world in worlds().await {
         let service = world.start().await;
         let alice = settled(&world, &service, "alice").await;
-        let running = files(&export(&service, &alice).await);
+        let running = files(&service.export(&alice).await);
         assert_eq!(running["data/instance.db"], "a snapshot", "{}", world.store.name());
         assert_eq!(running["data/letter"], "alice");
         assert_eq!(running.keys().next_back().map(String::as_str), Some("manifest.json"));
@@ -93,11 +85,11 @@ async fn everything_is_taken_along_whatever_it_does_and_nothing_of_beavers_own()
 
         service.wish(&alice, "stop").await;
         service.settled(&alice, Phase::Stopped).await;
-        let stopped = files(&export(&service, &alice).await);
+        let stopped = files(&service.export(&alice).await);
         assert_eq!(stopped["data/instance.db"], "the database of alice");
         service.delete(&alice).await;
         service.settled(&alice, Phase::PendingDeletion).await;
-        assert_eq!(files(&export(&service, &alice).await)["data/letter"], "alice", "while it is kept");
+        assert_eq!(files(&service.export(&alice).await)["data/letter"], "alice", "while it is kept");
         let events = service.events(&alice).await;
         let exported: Vec<_> = events.iter().filter(|event| event.code == EventCode::Exported).collect();
         assert_eq!(exported.len(), 3);
@@ -112,7 +104,7 @@ async fn put_into_another_workspace_it_is_that_ones_with_an_identity_of_its_own(
     for world in worlds().await {
         let service = world.start().await;
         let (alice, bob) = (settled(&world, &service, "alice").await, settled(&world, &service, "bobby").await);
-        let archive = export(&service, &alice).await;
+        let archive = service.export(&alice).await;
         let taken = restore(&service, &bob, archive).await.unwrap();
         assert_eq!(taken.id, bob.id);
         let ready = service.settled(&bob, Phase::Ready).await;
@@ -145,7 +137,7 @@ async fn data_with_which_it_does_not_come_up_is_taken_back() {
     let codes = service.codes(&bob).await;
     assert!(codes.contains(&EventCode::RestoreRolledBack) && !codes.contains(&EventCode::Restored));
     // The control: what is well is taken.
-    let well = export(&service, &alice).await;
+    let well = service.export(&alice).await;
     restore(&service, &bob, well).await.unwrap();
     assert_eq!(service.settled(&bob, Phase::Ready).await.error, None);
     assert_eq!(letter(&world, &bob), "alice");
@@ -157,7 +149,7 @@ async fn what_is_not_whole_changes_nothing_and_leaves_nothing_behind() {
     world.config.plans.disk_bytes = Some(1 << 20);
     let service = world.start().await;
     let (alice, bob) = (settled(&world, &service, "alice").await, settled(&world, &service, "bobby").await);
-    let archive = export(&service, &alice).await;
+    let archive = service.export(&alice).await;
     let before = service.instance(&bob).await.generation;
     for length in [0, 700, archive.len() / 2, archive.len() - 2_048] {
         let (status, code, _) = restore(&service, &bob, archive[..length].to_vec()).await.unwrap_err();
@@ -186,7 +178,7 @@ async fn wherever_the_service_is_killed_there_is_one_set_of_data_or_the_other() 
         let world = sqlite_world().await;
         let service = world.start().await;
         let (alice, bob) = (settled(&world, &service, "alice").await, settled(&world, &service, "bobby").await);
-        let archive = export(&service, &alice).await;
+        let archive = service.export(&alice).await;
         world.engine.hold(call);
         restore(&service, &bob, archive).await.unwrap();
         until("held", || world.engine.is_holding(call)).await;
@@ -203,7 +195,7 @@ async fn wherever_the_service_is_killed_there_is_one_set_of_data_or_the_other() 
     let world = sqlite_world().await;
     let service = world.start().await;
     let (alice, bob) = (settled(&world, &service, "alice").await, settled(&world, &service, "bobby").await);
-    let archive = export(&service, &alice).await;
+    let archive = service.export(&alice).await;
     world.engine.hold("stop");
     restore(&service, &bob, archive).await.unwrap();
     until("held", || world.engine.is_holding("stop")).await;
@@ -253,7 +245,7 @@ async fn it_says_whether_another_provider_was_chosen_since_it_was_made() {
     };
     service.configure(&alice, "sk-one").await;
     service.settled(&alice, Phase::Ready).await;
-    let archive = export(&service, &alice).await;
+    let archive = service.export(&alice).await;
     assert_eq!(marked(&alice, &archive).await, "as it was");
     service.configure(&alice, "sk-two").await;
     service.settled(&alice, Phase::Ready).await;

@@ -24,6 +24,14 @@ async fn ready(world: &World) -> (Running, Person) {
     (service, alice)
 }
 
+/// The same with a configuration that holds.
+async fn configured(world: &World) -> (Running, Person) {
+    let (service, alice) = ready(world).await;
+    service.configure(&alice, "sk-good").await;
+    service.settled(&alice, Phase::Ready).await;
+    (service, alice)
+}
+
 fn key(world: &World, person: &Person) -> Option<String> {
     world.current_config(person.id).provider.map(|provider| provider.api_key.expose_secret().to_owned())
 }
@@ -50,9 +58,7 @@ async fn a_provider_comes_into_force_with_a_restart() {
 #[tokio::test]
 async fn one_that_does_not_hold_is_taken_back_also_where_it_was_deleted_meanwhile() {
     let world = sqlite_world().await;
-    let (service, alice) = ready(&world).await;
-    service.configure(&alice, "sk-good").await;
-    service.settled(&alice, Phase::Ready).await;
+    let (service, alice) = configured(&world).await;
     world.neighbours.make_sick(2);
     world.engine.hold("stop");
     service.configure(&alice, CANARY).await;
@@ -70,9 +76,7 @@ async fn one_that_does_not_hold_is_taken_back_also_where_it_was_deleted_meanwhil
 #[tokio::test]
 async fn one_whose_file_is_lost_is_taken_back() {
     let world = sqlite_world().await;
-    let (service, alice) = ready(&world).await;
-    service.configure(&alice, "sk-good").await;
-    service.settled(&alice, Phase::Ready).await;
+    let (service, alice) = configured(&world).await;
     world.engine.hold("stop");
     service.configure(&alice, CANARY).await;
     until("it is about to be used", || world.engine.is_holding("stop")).await;
@@ -99,9 +103,7 @@ async fn nothing_is_made_anew_of_one_that_is_gone() {
 #[tokio::test]
 async fn one_that_does_not_hold_is_taken_back_and_told() {
     for world in worlds().await {
-        let (service, alice) = ready(&world).await;
-        service.configure(&alice, "sk-good").await;
-        service.settled(&alice, Phase::Ready).await;
+        let (service, alice) = configured(&world).await;
         world.neighbours.make_sick(2);
         service.configure(&alice, CANARY).await;
         let settled = service.settled(&alice, Phase::Ready).await;

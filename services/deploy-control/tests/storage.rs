@@ -55,14 +55,6 @@ async fn refuses_a_restore(service: &Running, there: &Person, archive: Vec<u8>) 
     assert!(answer.headers().contains_key("retry-after"));
 }
 
-/// All the data of somebody as one file.
-async fn export(service: &Running, there: &Person) -> Vec<u8> {
-    let path = format!("/api/instances/{}/export?by={}", there.id, there.account);
-    let answer = service.request("GET", &path).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    answer.bytes().await.unwrap().to_vec()
-}
-
 /// Afterwards every call is taken, and comes to its end.
 async fn goes_on(service: &Running, there: &Person, new: &Person) {
     let answer = service.request("POST", "/api/instances/register").json(&new.wanted()).send().await.unwrap();
@@ -177,7 +169,7 @@ async fn a_database_that_is_locked() {
     let world = sqlite_world().await;
     let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
     service.ready(&alice).await;
-    let archive = export(&service, &alice).await;
+    let archive = service.export(&alice).await;
     let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
     let before = (names(&folder), names(&world.config_dir(alice.id)));
     let Database::Sqlite(path) = world.store.database() else { panic!("SQLite") };

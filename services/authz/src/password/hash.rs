@@ -22,15 +22,15 @@ use crate::refused::{Answer, Refused};
 /// the password is hashed: one that was checked does not begin to wait again half-way. So few, because between the two they all
 /// write into the database.
 const PLACES: usize = 64;
-/// How many may stand in line in each lane, for each that works at once, before newcomers are told to come back: as many as are
-/// hashed while the portal waits (50 s), even at a fifth of the speed. One in line costs its connection and what it asks for, a
+/// How many may stand in line in each lane, for each that works at once, before newcomers are told to come back: a storm of 500
+/// on a single core. One in line costs its connection and what it asks for, a
 /// form of at most 32 KiB, and neither a core nor the memory of a hash; whoever hangs up leaves the line.
 const LINE: usize = 500;
 /// argon2id with 19 MiB, two passes, one lane (OWASP's first choice; about 20 ms).
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
-/// How many are hashed at once in each lane at most, on however many cores: 200 a second. What both lanes work in (19 MiB each),
-/// and both lines when they are full, is then half of the 512 MiB that this service is given.
+/// How many are hashed at once in each lane at most, on however many cores: what both lanes work in (8 × 19 MiB), and the longest
+/// forms in both full lines (4000 × 32 KiB), are then about half of the 512 MiB that this service is given.
 const AT_ONCE: usize = 4;
 
 /// What argon2 works in. It is kept, and used by one after the other: given back each time, it would stay with every thread that

@@ -80,7 +80,10 @@ impl Error {
     /// Whether it is certain that nothing was written down: the database said so, or was not even asked.
     pub fn is_certain(&self) -> bool {
         use sqlx::Error::{Database, PoolClosed, PoolTimedOut};
-        !matches!(self, Self::Database(error) if !matches!(error, Database(_) | PoolTimedOut | PoolClosed))
+        match self {
+            Self::Database(error) => matches!(error, Database(_) | PoolTimedOut | PoolClosed),
+            _ => true,
+        }
     }
 }
 

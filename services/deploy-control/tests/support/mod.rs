@@ -257,6 +257,15 @@ impl Running {
         self.settled(person, Phase::Ready).await;
     }
 
+    /// All the data of somebody as one file.
+    pub async fn export(&self, person: &Person) -> Vec<u8> {
+        let path = format!("/api/instances/{}/export?by={}", person.id, person.account);
+        let answer = self.request("GET", &path).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "application/x-tar");
+        answer.bytes().await.unwrap().to_vec()
+    }
+
     /// `stop`, `start`, `restart`, `retry`.
     pub async fn wish(&self, person: &Person, wish: &str) -> Instance {
         let body = serde_json::json!({ "account_id": person.account });

@@ -134,6 +134,10 @@ impl OwnEngine {
         ids: Option<SubordinateIds>,
     ) -> anyhow::Result<Self> {
         let at = |file: &str| dir.path().join(file);
+        let left = in_control_groups(name).flat_map(|(_, group)| processes_in(&group));
+        for pid in left {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status().await;
+        }
         let _ = Command::new("ip").args(["netns", "delete", name]).stderr(Stdio::null()).status().await;
         succeed(Command::new("ip").args(["netns", "add", name])).await?;
         succeed(
@@ -232,11 +236,31 @@ impl OwnEngine {
     /// # Errors
     /// When it does not run, or does not end in time.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.signal("-TERM").await?;
         let mut dockerd = self.dockerd.take().context("dockerd does not run")?;
-        let pid = dockerd.id().context("dockerd has ended")?.to_string();
-        succeed(Command::new("kill").args(["-TERM", &pid])).await?;
         tokio::time::timeout(Duration::from_secs(60), dockerd.wait()).await.context("dockerd does not end")??;
         Ok(())
+    }
+
+    /// SIGSTOP to dockerd: it is there, and answers nobody, until [`OwnEngine::thaw`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn freeze(&self) -> anyhow::Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// SIGCONT to dockerd.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn thaw(&self) -> anyhow::Result<()> {
+        self.signal("-CONT").await
+    }
+
+    async fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let pid = self.dockerd.as_ref().and_then(Child::id).context("dockerd does not run")?;
+        succeed(Command::new("kill").args([signal, &pid.to_string()])).await
     }
 
     /// Whether dockerd was started and has not been stopped or killed since.
@@ -284,7 +308,7 @@ impl OwnEngine {
     /// The containers in which a program runs, by their ids, whatever the engine knows of them; and the programs' names.
     pub fn with_programs(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut running = BTreeMap::<_, BTreeSet<_>>::new();
-        for (container, group) in control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group)) {
+        for (container, group) in in_control_groups(&self.name) {
             for pid in processes_in(&group) {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 // What waits to become the program, and for ever where the engine died just then: nothing of a container's
@@ -339,8 +363,8 @@ impl OwnEngine {
 
     /// Ends the processes of containers that the engine had forgotten, and what looked after them.
     fn end_what_is_left(&self) {
-        let groups = control_groups(&self.name).into_iter().flat_map(|group| groups_in(&group));
-        let mut left: BTreeSet<u32> = groups.flat_map(|(_, group)| processes_in(&group)).collect();
+        let mut left: BTreeSet<u32> =
+            in_control_groups(&self.name).flat_map(|(_, group)| processes_in(&group)).collect();
         let address = self.dir.path().join("containerd.sock");
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -449,6 +473,11 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 fn groups_in(group: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+}
+
+/// The groups of an engine's containers, by the containers' ids.
+fn in_control_groups(name: &str) -> impl Iterator<Item = (String, PathBuf)> {
+    control_groups(name).into_iter().flat_map(|group| groups_in(&group))
 }
 
 fn processes_in(group: &Path) -> Vec<u32> {

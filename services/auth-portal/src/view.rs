@@ -108,7 +108,9 @@ fn failure(known: &Known, t: Texts) -> Option<Failure> {
 /// Where in line it is, and about how long that takes.
 fn in_line(waiting: Waiting, t: Texts) -> String {
     let text = match (waiting.waits_for, waiting.seconds) {
-        (WaitsFor::Room, _) => t.t("line.room"),
+        (WaitsFor::Room, None) => t.t("line.room"),
+        (WaitsFor::Room, Some(..60)) => t.t("line.room_soon"),
+        (WaitsFor::Room, Some(_)) => t.t("line.room_minutes"),
         (WaitsFor::Turn, None) => t.t("line.turn"),
         (WaitsFor::Turn, Some(..60)) => t.t("line.soon"),
         (WaitsFor::Turn, Some(_)) => t.t("line.minutes"),

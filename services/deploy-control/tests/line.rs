@@ -53,8 +53,9 @@ async fn a_storm_of_sign_ups_leaves_everybody_ready_or_in_line() {
         let codes = service.codes(person).await;
         assert_eq!(codes.iter().filter(|code| **code == EventCode::Queued).count(), 1, "told once: {codes:?}");
     }
-    let next = service.instance(of(by_position(4))).await;
-    assert_eq!(next.waiting.map(|waiting| waiting.position), Some(1));
+    let next = service.instance(of(by_position(4))).await.waiting.unwrap();
+    assert_eq!((next.position, next.waits_for), (1, WaitsFor::Room));
+    assert!(next.seconds.is_some(), "by now it is known how soon somebody has room: {next:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,12 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use contracts::{
     ProblemDetails,
@@ -13,6 +18,10 @@ use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection, Executor};
 use store::{Database, testing::Volume};
 use support::{Person, Running, World, sqlite_world, worlds};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
 
 /// Room for a registry and a few people.
 const ROOM_KB: u64 = 8 << 10;
@@ -26,6 +35,7 @@ fn calls(there: &Person, new: &Person) -> Vec<(String, Value)> {
         ("/api/instances/configure-provider".into(), there.provider("sk-canary-of-a-full-disk")),
         (of("restart"), owner.clone()),
         (of("stop"), owner),
+        (of("delete"), json!({ "by": there.account, "slug": there.slug })),
     ]
 }
 
@@ -216,6 +226,71 @@ async fn connections_that_the_server_ends() {
             sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
             assert_eq!(service.instance(&alice).await.phase, Phase::Ready, "round {round}");
         }
+        goes_on(&service, &alice, &bob).await;
+    }
+}
+
+/// A way to a database server that can be cut.
+struct Wire {
+    at: SocketAddr,
+    server: SocketAddr,
+    carried: Option<JoinHandle<()>>,
+}
+
+impl Wire {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        Self { at, server, carried: Some(tokio::spawn(carry(listener, server))) }
+    }
+
+    /// What is under way breaks off, and nobody listens any more.
+    async fn cut(&mut self) {
+        let carried = self.carried.take().unwrap();
+        carried.abort();
+        let _ = carried.await;
+    }
+
+    async fn mend(&mut self) {
+        self.carried = Some(tokio::spawn(carry(TcpListener::bind(self.at).await.unwrap(), self.server)));
+    }
+}
+
+async fn carry(listener: TcpListener, server: SocketAddr) {
+    let mut under_way = JoinSet::new();
+    while let Ok((mut near, _)) = listener.accept().await {
+        under_way.spawn(async move {
+            let mut far = TcpStream::connect(server).await?;
+            tokio::io::copy_bidirectional(&mut near, &mut far).await
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_for_a_while() {
+    for mut world in worlds().await {
+        let Database::Postgres { url, schema } = world.store.database() else { continue };
+        use secrecy::ExposeSecret;
+        let mut url = url::Url::parse(url.expose_secret()).unwrap();
+        let mut wire = Wire::to(url.socket_addrs(|| Some(5432)).unwrap()[0]).await;
+        url.set_ip_host(wire.at.ip()).unwrap();
+        url.set_port(Some(wire.at.port())).unwrap();
+        world.config.database = Database::Postgres { url: url.to_string().into(), schema: schema.clone() };
+        let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
+        service.ready(&alice).await;
+        let archive = service.export(&alice).await;
+        let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
+        let before = (names(&folder), names(&world.config_dir(alice.id)));
+
+        wire.cut().await;
+        let calls = calls(&alice, &bob);
+        let asking =
+            futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call))));
+        tokio::join!(asking, refuses_a_restore(&service, &alice, archive));
+        assert!(world.engine.is_running(alice.id), "nothing is torn down");
+        assert_eq!((names(&folder), names(&world.config_dir(alice.id))), before, "nothing half-written stays");
+
+        wire.mend().await;
         goes_on(&service, &alice, &bob).await;
     }
 }

@@ -11,11 +11,15 @@ use beaver_tests::{
     stack::{Stack, fake_provider_program},
     steps::Steps,
     wait,
-    web::Web,
+    web::{Page, Web},
 };
 use bollard::{Docker, query_parameters::ListContainersOptions};
 
-use crate::{World, faults, operating::is_in, report};
+use crate::{
+    World, faults,
+    operating::{container_of, is_in},
+    report,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_docker_engine_is_killed() {
@@ -50,6 +54,11 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
         steps.need("alice chats", world.say_something("canary-prompt-before-the-engine-died")).await?;
         before = world.everything().await?;
     }
+    steps
+        .check("her page waits for an engine that hangs, while her program has ended, and goes on by itself", async {
+            hangs(stack, &alice).await
+        })
+        .await;
     let carol = Person::new("carol");
     let mut web = Web::new("en")?;
     steps
@@ -82,6 +91,42 @@ async fn run(steps: &mut Steps, stack: &mut Stack) -> anyhow::Result<()> {
     steps.check("no secret, password or prompt is anywhere it does not belong", world.no_leaks(&[])).await;
     steps.check("nothing is doubled", faults::no_doubles(&docker, &prefix, 3)).await;
     Ok(())
+}
+
+/// The engine answers nobody, and somebody's program ends meanwhile: nobody is told that it is gone.
+async fn hangs(stack: &mut Stack, person: &Person) -> anyhow::Result<()> {
+    let mut web = Web::new("en")?;
+    by_form::sign_in(&mut web, stack, &person.email, &person.password).await?.expect(200)?;
+    by_form::enter(&mut web, stack, &person.slug).await?;
+    let (workspace, portal) = (stack.origin(&person.slug), format!("{}/instance", stack.portal()));
+    let docker = stack.docker().context("it is on Docker")?.clone();
+    let container = container_of(stack, person).await?;
+    let state = docker.inspect_container(&container, None).await?.state.context("no state")?;
+    let pid = state.pid.filter(|pid| *pid > 1).context("it does not run")?.to_string();
+    let own = stack.own_engine().context("it is the test's own")?;
+    own.freeze().await?;
+    let waits = async {
+        let killed = tokio::process::Command::new("kill").args(["-KILL", &pid]).status().await?;
+        ensure!(killed.success(), "there is no {pid}");
+        let says = |text: &str, page: &Page| page.text.contains(text).then_some(());
+        let wait = Duration::from_secs(120);
+        wait::until("her page says that the host is restarting", wait, async || {
+            let page = web.open(&workspace).await?;
+            ensure!(page.status == 503, "it answers {}", page.status);
+            anyhow::Ok(says("The host is restarting", &page).and(says("this page continues by itself", &page)))
+        })
+        .await?;
+        wait::until("the portal says so too", wait, async || {
+            let page = web.open(&portal).await?.expect(200)?;
+            anyhow::Ok(says("The machine that runs workspaces does not answer right now.", &page))
+        })
+        .await
+    }
+    .await;
+    own.thaw().await?;
+    waits?;
+    is_in(stack, person, "ready").await?;
+    by_form::enter(&mut web, stack, &person.slug).await.map(drop)
 }
 
 /// The engine dies when the process of a workspace is about to run. It then runs, and the engine that comes back takes its

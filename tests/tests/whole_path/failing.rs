@@ -16,7 +16,7 @@ use bollard::{
     query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder},
 };
 
-use crate::World;
+use crate::{World, operating::container_of};
 
 /// Long enough for all attempts and the waits between them, on a busy machine.
 const GIVEN_UP: Duration = Duration::from_secs(90);
@@ -69,7 +69,7 @@ impl World<'_> {
         let axe = python::axe().await?;
         let before = self.everything().await?;
         let (portal, workspace) = (self.stack.portal(), self.stack.origin(&self.alice.slug));
-        let container = self.container_of(&self.alice).await?;
+        let container = container_of(self.stack, &self.alice).await?;
         let kept = format!("{}-kept:latest", self.stack.prefix());
         let hidden = steps.need("the image goes away", Hidden::hide(docker, &container, kept)).await?;
 
@@ -117,16 +117,6 @@ impl World<'_> {
         };
         steps.check("alice tries again, and everything is there", again).await;
         browser.close().await
-    }
-
-    /// The container of somebody's instance. On the engine it is known by the instance's id alone.
-    pub async fn container_of(&self, person: &Person) -> anyhow::Result<String> {
-        let status = self.stack.beaver(&["status", "--json"]).await?;
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
-        let mut instances = status["instances"].as_array().into_iter().flatten();
-        let instance = instances.find(|instance| instance["slug"] == person.slug.as_str());
-        let id = instance.and_then(|instance| instance["id"].as_str()).context("status does not tell of it")?;
-        Ok(self.stack.container(id))
     }
 
     /// Removes the container, and stops time for deploy-control when the router has heard of it.

@@ -126,7 +126,7 @@ impl World<'_> {
         let image = docker.inspect_image(&format!("{}/app-instance:latest", self.stack.prefix())).await?;
         let bytes = image.size.context("the engine does not say how big the image is")?;
         ensure!(bytes < IMAGE_BYTES, "the image has {bytes} bytes");
-        let container = self.container_of(&self.bob).await?;
+        let container = container_of(self.stack, &self.bob).await?;
         let state = docker.inspect_container(&container, None).await?.state.context("no state")?;
         let init = state.pid.context("it does not run")?;
         // The engine's own init is the first process of the container; the instance is its child.
@@ -153,15 +153,27 @@ impl World<'_> {
 /// Waits until somebody's workspace is in a phase.
 pub async fn is_in(stack: &Stack, person: &Person, phase: &str) -> anyhow::Result<()> {
     wait::until(format!("{}'s workspace is {phase}", person.slug), PATIENCE, || async {
-        let status = stack.beaver(&["status", "--json"]).await?;
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
-        let mut instances = status["instances"].as_array().into_iter().flatten();
-        let instance = instances.find(|instance| instance["slug"] == person.slug.as_str());
-        let now = instance.and_then(|instance| instance["phase"].as_str()).context("status does not tell of it")?;
+        let instance = instance_of(stack, person).await?;
+        let now = instance["phase"].as_str().context("it has no phase")?;
         ensure!(now == phase, "it is {now}");
         Ok(Some(()))
     })
     .await
+}
+
+/// The container of somebody's instance. On the engine it is known by the instance's id alone.
+pub async fn container_of(stack: &Stack, person: &Person) -> anyhow::Result<String> {
+    let instance = instance_of(stack, person).await?;
+    Ok(stack.container(instance["id"].as_str().context("it has no id")?))
+}
+
+/// Somebody's instance, as `status` tells of it.
+async fn instance_of(stack: &Stack, person: &Person) -> anyhow::Result<serde_json::Value> {
+    let status = stack.beaver(&["status", "--json"]).await?;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    let mut instances = status["instances"].as_array().into_iter().flatten();
+    let instance = instances.find(|instance| instance["slug"] == person.slug.as_str());
+    instance.cloned().context("status does not tell of it")
 }
 
 /// What runs for a stack: names and ids of containers, without those that run once.

@@ -13,7 +13,7 @@ use beaver_tests::{
 };
 use bollard::Docker;
 
-use crate::World;
+use crate::{World, operating::container_of};
 
 impl World<'_> {
     /// Two more people sign up while deploy-control does not answer. The page is there from the first second, survives a
@@ -101,7 +101,7 @@ impl World<'_> {
     pub async fn changes(&self, steps: &mut Steps, alice: &Browser) -> anyhow::Result<()> {
         let before = self.everything().await?;
         let (portal, workspace) = (self.stack.portal(), self.stack.origin(&self.alice.slug));
-        let container = self.container_of(&self.alice).await?;
+        let container = container_of(self.stack, &self.alice).await?;
         let started = async || {
             let docker = self.stack.docker().expect("a stack on Docker has an engine");
             let state = docker.inspect_container(&container, None).await?.state.unwrap_or_default();

@@ -120,6 +120,19 @@ async fn whoever_waits_in_line_sees_where_and_about_how_long() {
     stream.until("number 2 in line. It should be its turn within a minute").await;
     house.deploy.change(place(1, WaitsFor::Room, None), &[]);
     stream.until("The server is full at present. It goes on by itself as soon as there is room.").await;
+    house.deploy.change(place(3, WaitsFor::Room, Some(59)), &[]);
+    stream.until("Going by the last ones, there is room within a minute.").await;
+    house.deploy.change(place(3, WaitsFor::Room, Some(61)), &[]);
+    stream
+        .until("number 3 in line. The server is full at present. Going by the last ones, there is room in about 2 min.")
+        .await;
+    browser
+        .clone()
+        .chinese()
+        .get("/progress")
+        .await
+        .shows("排在第 3 位。服务器目前已满，按最近的情况，预计约 2 分钟后有空位");
+    house.deploy.change(place(1, WaitsFor::Room, None), &[]);
     let page = browser.get("/instance").await;
     page.shows("Your workspace is number 1 in line.");
     page.shows("Waiting in line");

@@ -77,6 +77,30 @@ struct State {
     usual: Option<Duration>,
     /// Whether those in front wait for room, rather than for others to be through.
     full: bool,
+    /// When somebody last had room while others waited for it, or the first began to wait; `None` while nobody does.
+    room_at: Option<Instant>,
+    /// How long it takes on this host from room for one to room for the next, as far as it is known.
+    usual_room: Option<Duration>,
+}
+
+impl State {
+    /// The one in front has room. Those behind, if there are any, wait from now on.
+    fn had_room(&mut self) {
+        if let Some(at) = self.room_at.take() {
+            learn(&mut self.usual_room, at.elapsed());
+            self.room_at = (!self.waiting.is_empty()).then(Instant::now);
+        }
+    }
+
+    /// How long it takes until there is room for one more. It is never less than it has taken this time.
+    fn until_room(&self) -> Option<Duration> {
+        Some(self.usual_room?.max(self.room_at.map(|at| at.elapsed()).unwrap_or_default()))
+    }
+}
+
+/// Takes one more measurement into what is usual.
+fn learn(usual: &mut Option<Duration>, took: Duration) {
+    *usual = Some(usual.map_or(took, |usual| (usual * (WEIGHT - 1) + took) / WEIGHT));
 }
 
 /// A turn to be brought up; the next in line gets one when it is dropped.
@@ -92,7 +116,7 @@ impl Turn {
         let took = self.begun.elapsed();
         let mut state = self.line.state();
         state.up.insert(self.id, Instant::now());
-        state.usual = Some(state.usual.map_or(took, |usual| (usual * (WEIGHT - 1) + took) / WEIGHT));
+        learn(&mut state.usual, took);
         metrics::histogram!("beaver_bring_up_seconds").record(took.as_secs_f64());
     }
 }
@@ -130,6 +154,8 @@ impl Line {
             // Who is in line, or at it, does not come once more.
             let there: HashSet<_> = in_line(&state).chain(state.working.keys().copied()).collect();
             state.awaited = awaited.filter(|id| !there.contains(id)).collect();
+            // The host's being away says nothing of how soon there is room.
+            state.room_at = None;
             self.0.open.send_replace(Some(Instant::now()));
         }
         drop(state);
@@ -196,10 +222,16 @@ impl Line {
             let mut state = self.state();
             state.waiting.retain(|_, sender| !sender.is_closed());
             metrics::gauge!("beaver_line_waiting").set(state.waiting.len() as f64);
-            let Some((&(rank, id), _)) = state.waiting.first_key_value() else { return };
+            let Some((&(rank, id), _)) = state.waiting.first_key_value() else {
+                state.room_at = None;
+                return;
+            };
             let adds = !(rank == Rank::Changing || state.up.contains_key(&id));
             let room = !adds || self.has_room(&state);
             state.full = !room;
+            if !room {
+                state.room_at.get_or_insert_with(Instant::now);
+            }
             let Some(since) = *self.0.open.borrow() else { return };
             let gathers = !state.awaited.is_empty() && since.elapsed() < GATHERING;
             if gathers || !room || state.working.len() >= self.0.config.at_once {
@@ -207,6 +239,9 @@ impl Line {
             }
             let Some((_, sender)) = state.waiting.pop_first() else { return };
             state.working.insert(id, adds);
+            if adds {
+                state.had_room();
+            }
             // What is dropped here takes the lock.
             drop(state);
             let _ = sender.send(Turn { line: self.clone(), id, begun: Instant::now() });
@@ -243,9 +278,12 @@ impl Line {
         let state = self.state();
         let at = in_line(&state).position(|waits| waits == id)?;
         let position = u32::try_from(at + 1).unwrap_or(u32::MAX);
-        let rounds = position.div_ceil(u32::try_from(self.0.config.at_once).unwrap_or(u32::MAX).max(1));
-        let (waits_for, usual) = if state.full { (WaitsFor::Room, None) } else { (WaitsFor::Turn, state.usual) };
-        let seconds = usual.map(|usual| (usual * rounds).as_secs().max(1));
+        let at_once = u32::try_from(self.0.config.at_once).unwrap_or(u32::MAX).max(1);
+        let (waits_for, until) = match state.full {
+            true => (WaitsFor::Room, state.until_room().map(|one| one.saturating_mul(position))),
+            false => (WaitsFor::Turn, state.usual.map(|one| one.saturating_mul(position.div_ceil(at_once)))),
+        };
+        let seconds = until.map(|until| until.as_secs().max(1));
         Some(Waiting { position, waits_for, seconds })
     }
 
@@ -425,5 +463,44 @@ mod tests {
         let _held = turn(&mut held).unwrap();
         let _waiting: Vec<_> = (3..=5).map(|n| line.enter(id(n), Rank::Wished(n as i64))).collect();
         assert_eq!([3, 4, 5].map(|n| line.waiting(id(n)).unwrap().seconds), [Some(4), Some(8), Some(12)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_is_how_soon_there_is_room() {
+        let line = line(9, Some(2));
+        let seconds = |n| line.waiting(id(n)).unwrap().seconds;
+        line.seen(id(1), true);
+        line.seen(id(2), true);
+        let mut waiting: Vec<_> = (3..=7).map(|n| line.enter(id(n), Rank::Wished(n as i64))).collect();
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert_eq!(seconds(3), None, "nobody has gone down on this host yet");
+        line.seen(id(1), false);
+        turn(&mut waiting[0]).unwrap().done();
+        assert_eq!([seconds(4), seconds(5)], [Some(40), Some(80)]);
+        // What is up has its room, whatever is done to it: that says nothing of when there will be more.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        turn(&mut line.enter(id(2), Rank::Changing)).unwrap().done();
+        // It takes longer this time, and that much is learned of it.
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert_eq!([seconds(4), seconds(5)], [Some(80), Some(160)]);
+        line.seen(id(2), false);
+        turn(&mut waiting[1]).unwrap().done();
+        assert_eq!(seconds(5), Some(45), "seven times 40 and once 80");
+        // Two find room one right after the other.
+        tokio::time::advance(Duration::from_secs(45)).await;
+        line.seen(id(3), false);
+        line.seen(id(4), false);
+        assert_eq!(seconds(7), Some(39), "45 again, and once nothing");
+        // Nothing is learned of the time that the host was away, or that nobody waited.
+        let up = || [5, 6].map(id).into_iter();
+        line.close();
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        line.seen_all(Instant::now(), up(), [].into_iter());
+        assert_eq!(seconds(7), Some(39));
+        waiting.clear();
+        line.advance();
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        let _waits = line.enter(id(8), Rank::Wished(8));
+        assert_eq!(seconds(8), Some(39));
     }
 }

@@ -506,13 +506,26 @@ mod tests {
     use super::*;
     use crate::engine;
 
+    /// A process in a control group of the engine's.
+    fn left_by_a_killed_run(name: &str) -> Child {
+        let hierarchies = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let hierarchy = hierarchies.into_iter().find(|at| at.join("cgroup.procs").exists()).unwrap();
+        let group = hierarchy.join(name).join("left");
+        fs::create_dir_all(&group).unwrap();
+        let left = Command::new("sleep").arg("600").stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        fs::write(group.join("cgroup.procs"), left.id().unwrap().to_string()).unwrap();
+        left
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn an_engine_of_our_own_survives_its_kill_and_leaves_nothing() {
         if engine::required_or_none("own engine").await.is_none() {
             return;
         }
         let name = "bt-own-selftest";
+        let mut left = left_by_a_killed_run(name);
         let mut own = OwnEngine::start(name).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), left.wait()).await.expect("it is ended").unwrap();
         let docker = own.connect().await.unwrap();
         let network = NetworkCreateRequest { name: "edge".into(), ..NetworkCreateRequest::default() };
         docker.create_network(network).await.unwrap();

@@ -76,7 +76,10 @@ pub async fn run(stack: &Stack, unasked: bool, ui: &Ui) -> anyhow::Result<Exit> 
     remembered::write(&stack.data_dir, EngineKind::Process)?;
     let env = environment(stack)?;
     write_running(&mut lock, &env)?;
-    service::telemetry::init(&env.string("BEAVER_LOG")?, env.optional("BEAVER_LOG_FORMAT").as_deref() == Some("json"));
+    let _log = service::telemetry::init(
+        &env.string("BEAVER_LOG")?,
+        env.optional("BEAVER_LOG_FORMAT").as_deref() == Some("json"),
+    );
 
     let stop = Shutdown::new();
     tokio::spawn(service::run::stop_on_signal(stop.clone()));

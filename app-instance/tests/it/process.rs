@@ -20,6 +20,10 @@ struct Program(Child);
 impl Program {
     fn start(house: &House, level: &str, more: &[(&str, &str)]) -> Self {
         let log = File::options().create(true).append(true).open(house.path("log")).unwrap();
+        Self::start_logging_to(log.into(), house, level, more)
+    }
+
+    fn start_logging_to(log: Stdio, house: &House, level: &str, more: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app-instance"));
         command.env_clear().envs(house.env()).env("BEAVER_LOG", level).envs(more.iter().copied());
         Self(command.stdin(Stdio::piped()).stderr(log).spawn().unwrap())
@@ -92,11 +96,39 @@ async fn it_ends_with_its_parent_when_told_so() {
     assert!(answer.status().is_success() && other.0.try_wait().unwrap().is_none(), "without the setting it stays");
 }
 
+/// How many lines of the log nobody took.
+async fn lines_dropped(house: &House) -> u64 {
+    let metrics = house.internal(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix("beaver_log_lines_dropped_total "));
+    values.next().expect("it is counted").parse().unwrap()
+}
+
+#[tokio::test]
+async fn whoever_does_not_take_the_log_holds_nothing_up() {
+    let house = House::build().await;
+    let with_parent = [("INSTANCE_EXIT_WITH_PARENT", "1")];
+    let mut program = Program::start_logging_to(Stdio::piped(), &house, "trace", &with_parent);
+    house.until_ready().await;
+    // More than a pipe has room for, and those that wait for it.
+    while lines_dropped(&house).await == 0 {
+        for _ in 0..100 {
+            assert!(house.internal(Method::GET, "/healthz").send().await.unwrap().status().is_success());
+        }
+    }
+    // What waited comes, once somebody takes it.
+    let mut log = program.0.stderr.take().unwrap();
+    let all = std::thread::spawn(move || std::io::read_to_string(&mut log).unwrap());
+    drop(program.0.stdin.take());
+    eventually(async || program.0.try_wait().unwrap().is_some()).await;
+    assert!(program.0.wait().unwrap().success());
+    assert!(all.join().unwrap().lines().count() > 4096);
+}
+
 #[tokio::test]
 async fn no_prompt_key_or_code_is_in_the_log_however_much_it_says() {
     let house = House::build().await;
     house.configure(2, Some(("http://provider.example/v1", "held")));
-    let _program = Program::start(&house, "trace", &[]);
+    let mut program = Program::start(&house, "trace", &[("INSTANCE_EXIT_WITH_PARENT", "1")]);
     house.until_ready().await;
     let register = house.authz.assertion(Purpose::Register, "sid", None);
     let body = json!({ "assertion": register });
@@ -122,6 +154,10 @@ async fn no_prompt_key_or_code_is_in_the_log_however_much_it_says() {
         .unwrap();
     house.edge(Method::GET, "/v1/models").bearer_auth("canary-wrong-key").send().await.unwrap();
 
+    assert_eq!(lines_dropped(&house).await, 0);
+    // What waits to be written is written at the end.
+    drop(program.0.stdin.take());
+    eventually(async || program.0.try_wait().unwrap().is_some()).await;
     let log = std::fs::read_to_string(house.path("log")).unwrap();
     assert!(log.contains("/v1/chat/completions") && log.contains("TRACE"), "the log says a lot");
     let secrets = [

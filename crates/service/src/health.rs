@@ -11,6 +11,8 @@ use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 
+use crate::telemetry;
+
 type More = Arc<dyn Fn() -> String + Send + Sync>;
 type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -45,6 +47,7 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>() -> Router<S> {
 fn metrics_with<S: Clone + Send + Sync + 'static>(more: Option<More>) -> Router<S> {
     LazyLock::force(&METRICS);
     let all = async move || {
+        telemetry::count_dropped_lines();
         let mut text = METRICS.render();
         text.extend(more.map(|more| more()));
         text

@@ -119,7 +119,7 @@ where
         }
     };
     let level = env.string("BEAVER_LOG").unwrap_or_else(|_| "info".into());
-    telemetry::init(&level, env.optional("BEAVER_LOG_FORMAT").as_deref() != Some("text"));
+    let log = telemetry::init(&level, env.optional("BEAVER_LOG_FORMAT").as_deref() != Some("text"));
     for line in env.ignored() {
         tracing::warn!("{line}");
     }
@@ -131,6 +131,7 @@ where
     });
     // Blocking work that hangs must not keep the process; everything that matters is written before.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.downcast_ref::<settings::Error>().is_some() => {

@@ -1,7 +1,8 @@
 //! Logs and the request id that ties them together.
 
-use std::{future::Future, io::IsTerminal, sync::Once};
+use std::{future::Future, io::IsTerminal, sync::OnceLock};
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, prelude::*};
 use uuid::Uuid;
 
@@ -9,24 +10,44 @@ tokio::task_local! {
     static REQUEST_ID: String;
 }
 
-/// Starts logging to standard error: `level` as in `RUST_LOG`, `json` or text lines. The first call counts.
-pub fn init(level: &str, json: bool) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-        let registry = tracing_subscriber::registry().with(filter);
-        if json {
-            let layer = tracing_subscriber::fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_current_span(true)
-                .with_span_list(false);
-            registry.with(layer.with_writer(std::io::stderr)).init();
-        } else {
-            let layer = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
-            registry.with(layer.with_writer(std::io::stderr)).init();
-        }
-    });
+/// How many lines wait for whoever takes them. A container engine that hangs takes none, and what waits for it would wait as
+/// long.
+const WAITING_LINES: usize = 4096;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// What is logged; when it is dropped, lines that still wait are written, for which there is a second at most.
+#[must_use = "lines that wait are lost with the process"]
+pub struct Log {
+    _guard: WorkerGuard,
+}
+
+/// Starts logging to standard error: `level` as in `RUST_LOG`, `json` or text lines. The first call counts. Nobody waits for
+/// whoever reads it: of what is too much for them, the newest lines are lost, and counted.
+pub fn init(level: &str, json: bool) -> Log {
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).thread_name("log").finish(std::io::stderr());
+    let counter = writer.error_counter();
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let is_first = if json {
+        let layer =
+            tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
+        registry.with(layer.with_writer(writer)).try_init().is_ok()
+    } else {
+        let layer = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal());
+        registry.with(layer.with_writer(writer)).try_init().is_ok()
+    };
+    if is_first {
+        DROPPED.get_or_init(|| counter);
+    }
+    Log { _guard: guard }
+}
+
+/// Has the lines that nobody took counted where the metrics are.
+pub(crate) fn count_dropped_lines() {
+    let lines = DROPPED.get().map(ErrorCounter::dropped_lines).unwrap_or_default();
+    metrics::counter!("beaver_log_lines_dropped_total").absolute(lines as u64);
 }
 
 /// The id of the request this task works for, when it does.

@@ -195,6 +195,28 @@ async fn an_instance_that_never_takes_it_keeps_the_one_before() {
 }
 
 #[tokio::test]
+async fn one_run_that_ends_does_not_count_against_it_and_a_second_does() {
+    for (ends, applied, error) in [(1, 1, None), (2, 0, Some(("config_not_accepted", "crash_loop")))] {
+        let mut world = sqlite_world().await;
+        world.config.reconcile.start_timeout = Duration::from_secs(60);
+        let (service, alice) = ready(&world).await;
+        // It answers too late to be found healthy before it ends, as by a stop from before that took its time.
+        world.neighbours.make_sick(1);
+        service.configure(&alice, CANARY).await;
+        for run in 1..=ends {
+            until("it runs", || world.engine.count("start", alice.id) > run && world.engine.is_running(alice.id)).await;
+            world.engine.crash(alice.id);
+        }
+        until("it runs", || world.engine.count("start", alice.id) > ends + 1).await;
+        world.neighbours.make_well();
+        let settled = service.settled(&alice, Phase::Ready).await;
+        let told = settled.error.as_ref().map(|error| (error.code.as_str(), error.cause.as_deref().unwrap()));
+        assert_eq!((settled.applied_config_generation, told), (applied, error));
+        assert_eq!(world.engine.count("start", alice.id), ends + 2);
+    }
+}
+
+#[tokio::test]
 async fn while_stopped_it_waits_for_the_next_start() {
     let world = sqlite_world().await;
     let (service, alice) = ready(&world).await;

@@ -7,7 +7,7 @@ use contracts::deploy::{InstanceError, Phase, Sleep};
 use super::{
     failure::Failure,
     outcome,
-    turn::renewed_as_broken,
+    turn::{has_something_new, renewed_as_broken},
     worker::{Next, Worker, step_name},
 };
 use crate::{
@@ -121,16 +121,20 @@ impl Worker<'_> {
             }
             return self.wait(row, Failure::disk_out()).await;
         }
-        if let Failure::OldConfig { .. } = &failure
-            && self.old_runs < OLD_RUNS
-        {
+        let is_excused = match &failure {
             // A start that began before the configuration was exchanged and was left off for it may still have taken place.
-            // That says nothing of the new one, which nobody has tried yet.
-            self.old_runs += 1;
+            Failure::OldConfig { .. } => self.excused < OLD_RUNS,
+            // So may a stop that somebody asked for before, as a life of this service that was killed since.
+            Failure::Ended => has_something_new(&row) && self.excused == 0,
+            _ => false,
+        };
+        if is_excused {
+            // That says nothing of what is new, which nobody has tried yet.
+            self.excused += 1;
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
                 return Box::pin(self.failed(row, Some(Step::Stop { then_up: true }), error.into())).await;
             }
-            return match self.inner.write(&row, &outcome::run_is_old()).await {
+            return match self.inner.write(&row, &outcome::excused()).await {
                 Ok(_) => Next::Again,
                 Err(error) => self.wait_for_registry(&error),
             };

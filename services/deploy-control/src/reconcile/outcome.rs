@@ -114,8 +114,8 @@ pub(super) fn queued() -> Progress {
     Progress { route: Some(RouteState::Starting), events: vec![NewEvent::of(EventCode::Queued)], ..Progress::default() }
 }
 
-/// What it means that a process with an older configuration was met, and ended.
-pub(super) fn run_is_old() -> Progress {
+/// What it means that a run went wrong in a way that says nothing of what is new, and has ended.
+pub(super) fn excused() -> Progress {
     Progress { ready: Some(None), ..Progress::default() }
 }
 

@@ -264,7 +264,7 @@ pub(super) fn is_renewal(row: &Row, seen: &Observed, steps: &[Step]) -> bool {
 
 /// Whether it is to come up with something of its owner's that was not tried yet: then with no release that others have not
 /// shown to work, or nobody could tell which of the two it does not come up with.
-fn has_something_new(row: &Row) -> bool {
+pub(super) fn has_something_new(row: &Row) -> bool {
     let archive = row.archive_pending() && row.refused_archive_generation != row.archive_generation;
     row.attempts == 0 && (archive || row.config_target() != row.applied_config_generation)
 }

@@ -177,7 +177,7 @@ impl Meter {
             }
         }
         if let Taken::Far(notice) = taken
-            && let Some(row) = self.registry.give_up(row.id, exceeded()).await?
+            && let Some(row) = self.registry.give_up(row, exceeded()).await?
         {
             tracing::warn!(instance = %row.id, ?notice, "its data is far over its limit; it is stopped");
             self.hub.publish(&row);

@@ -64,6 +64,21 @@ async fn registering_twice_makes_one_and_names_are_unique() {
 }
 
 #[tokio::test]
+async fn what_was_wished_since_it_was_seen_is_not_given_up() {
+    for Fixture { registry, store, .. } in each().await {
+        let wanted = wanted(1, "alice");
+        let seen = registry.register(&wanted, &plan()).await.unwrap().row;
+        let why = crate::disk::exceeded;
+        let given_up = registry.give_up(&seen, why()).await.unwrap().expect("nothing came in between");
+        assert_eq!((given_up.phase, given_up.error), (Phase::Failed, Some(why())), "{}", store.name());
+        let again = registry.wish(seen.id, wanted.account_id, Wish::Retry).await.unwrap();
+        assert_eq!(registry.give_up(&seen, why()).await.unwrap(), None);
+        assert_eq!(registry.get(seen.id).await.unwrap(), again);
+        assert_eq!(registry.give_up(&again, why()).await.unwrap().unwrap().phase, Phase::Failed);
+    }
+}
+
+#[tokio::test]
 async fn fifty_at_once_get_fifty_numbers_and_one_of_fifty_gets_the_slug() {
     for Fixture { registry, store, .. } in each().await {
         let many = (0..50).map(|n| {

@@ -253,14 +253,18 @@ impl Registry {
 }
 
 impl Registry {
-    /// Writes down that an instance must not go on, and why; the row as it is then, `None` when it is not to be up anyway.
+    /// Writes down that an instance, as it was seen, must not go on, and why; the row as it is then, `None` when it is not to be
+    /// up anyway, or something was wished of it since: that may have mended it.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::Database`].
-    pub async fn give_up(&self, id: InstanceId, why: InstanceError) -> Result<Option<Row>, Error> {
+    pub async fn give_up(&self, seen: &Row, why: InstanceError) -> Result<Option<Row>, Error> {
         for _ in 0..TRIES {
-            let row = self.get(id).await?;
+            let row = self.get(seen.id).await?;
+            if row.generation != seen.generation {
+                return Ok(None);
+            }
             // What an archive is about to take the place of is no reason either.
             if row.desired != Desired::Running || row.phase == Phase::Failed || row.archive_pending() {
                 return Ok(None);

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use http::Method;
@@ -110,11 +111,14 @@ async fn whoever_does_not_take_the_log_holds_nothing_up() {
     let mut program = Program::start_logging_to(Stdio::piped(), &house, "trace", &with_parent);
     house.until_ready().await;
     // More than a pipe has room for, and those that wait for it.
-    while lines_dropped(&house).await == 0 {
-        for _ in 0..100 {
-            assert!(house.internal(Method::GET, "/healthz").send().await.unwrap().status().is_success());
+    let asking = async {
+        while lines_dropped(&house).await == 0 {
+            for _ in 0..100 {
+                assert!(house.internal(Method::GET, "/healthz").send().await.unwrap().status().is_success());
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(120), asking).await.expect("it answers");
     // What waited comes, once somebody takes it.
     let mut log = program.0.stderr.take().unwrap();
     let all = std::thread::spawn(move || std::io::read_to_string(&mut log).unwrap());

@@ -39,7 +39,7 @@ pub fn init(level: &str, json: bool) -> Log {
         registry.with(layer.with_writer(writer)).try_init().is_ok()
     };
     if is_first {
-        DROPPED.get_or_init(|| counter);
+        let _ = DROPPED.set(counter);
     }
     Log { _guard: guard }
 }

@@ -14,6 +14,9 @@ tokio::task_local! {
 /// long.
 const WAITING_LINES: usize = 4096;
 
+/// What counts the lines beyond that.
+const DROPPED_LINES: &str = "beaver_log_lines_dropped_total";
+
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// What is logged; when it is dropped, lines that still wait are written, for which there is a second at most.
@@ -47,7 +50,8 @@ pub fn init(level: &str, json: bool) -> Log {
 /// Has the lines that nobody took counted where the metrics are.
 pub(crate) fn count_dropped_lines() {
     let lines = DROPPED.get().map(ErrorCounter::dropped_lines).unwrap_or_default();
-    metrics::counter!("beaver_log_lines_dropped_total").absolute(lines as u64);
+    metrics::describe_counter!(DROPPED_LINES, "Lines of the log that nobody took in time.");
+    metrics::counter!(DROPPED_LINES).absolute(lines as u64);
 }
 
 /// The id of the request this task works for, when it does.

@@ -168,7 +168,9 @@ impl Meter {
         };
         let is_full = notice.is_some();
         // First the file, then what says that it is there: were this the last that is done, the next pass does both.
-        self.folders.write_disk_notice(row, notice).await?;
+        if is_full || self.folders.has_disk_notice(row.id) {
+            self.folders.write_disk_notice(row, notice).await?;
+        }
         if is_full != row.disk_full {
             let code = if is_full { EventCode::DiskFull } else { EventCode::DiskFreed };
             tracing::info!(instance = %row.id, is_full, "its data is over its limit, or not any more");

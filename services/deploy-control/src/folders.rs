@@ -44,6 +44,8 @@ const MAX_CONFIG: u64 = 64 << 10;
 const PROBE: &str = ".probe";
 /// With less than this free, in bytes, a disk is full: a database's next page or two may not fit.
 const ANY_ROOM: u64 = 128 << 10;
+/// The file that tells an instance that its data is over its limit.
+const DISK_NOTICE: &str = "disk.json";
 /// The mode of every file in `config`.
 const CONFIG_MODE: u32 = 0o400;
 /// User ids that may be instances': those of people, the system and our services are below. Above them the kernel keeps some.
@@ -530,21 +532,25 @@ impl Folders {
         .await
     }
 
+    /// Whether the instance is told, or may be told, that its data is over its limit.
+    pub fn has_disk_notice(&self, id: InstanceId) -> bool {
+        !matches!(self.instances.meta(format!("{id}/config/{DISK_NOTICE}")), Err(beneath::Error::NotFound { .. }))
+    }
+
     /// Tells the instance that its data is over its limit, or not any more.
     ///
     /// # Errors
     ///
     /// [`Error::Files`].
     pub async fn write_disk_notice(&self, row: &Row, notice: Option<DiskNotice>) -> Result<(), Error> {
-        const NAME: &str = "disk.json";
         let (this, row, instance) = (self.clone(), row.clone(), row.id);
         self.exclusive(instance, move || {
-            let path = format!("{}/config/{NAME}", row.id);
+            let path = format!("{}/config/{DISK_NOTICE}", row.id);
             let Some(notice) = notice else { return Ok(this.instances.remove_file(path)?) };
             let text = serde_json::to_vec(&notice)?;
             match this.instances.read(&path, MAX_CONFIG) {
                 Ok(there) if there == text => Ok(()),
-                _ => this.write(&row, NAME, &text),
+                _ => this.write(&row, DISK_NOTICE, &text),
             }
         })
         .await

@@ -123,6 +123,33 @@ async fn one_that_does_not_come_up_takes_one_down_and_goes_back_by_itself() {
 }
 
 #[tokio::test]
+async fn one_run_that_ends_does_not_count_against_it_and_a_second_does() {
+    for (ends, runs) in [(1, "new"), (2, "old")] {
+        let mut world = sqlite_world().await;
+        world.config.reconcile.start_timeout = Duration::from_secs(60);
+        world.engine.set_image("old");
+        let (service, alice) = (world.start().await, Person::named("alice"));
+        service.ready(&alice).await;
+        service.kill_and_wait().await;
+
+        world.engine.set_image("new");
+        // It answers too late to be found healthy before it ends, as by a stop from before that took its time.
+        world.neighbours.make_sick(0);
+        let service = world.start().await;
+        for run in 1..=ends {
+            until("it runs", || world.engine.count("start", alice.id) > run && world.engine.is_running(alice.id)).await;
+            world.engine.crash(alice.id);
+        }
+        until("it runs", || world.engine.count("start", alice.id) > ends + 1).await;
+        world.neighbours.make_well();
+        until("it has the one that is right", || all_run(&world, std::slice::from_ref(&alice), runs)).await;
+        service.settled(&alice, Phase::Ready).await;
+        let back = count(&service, std::slice::from_ref(&alice), EventCode::ReleaseRolledBack).await;
+        assert_eq!((back, world.engine.count("start", alice.id)), (ends - 1, ends + 2));
+    }
+}
+
+#[tokio::test]
 async fn whoever_signs_up_gets_no_release_that_others_have_not_shown_to_work() {
     for (made_ahead, plan) in [(0, "workspace"), (1, "workspace"), (0, "workspace-small")] {
         let mut world = sqlite_world().await;

@@ -193,24 +193,17 @@ impl Folders {
     }
 
     /// Removes what was left of archives that are in force, or were taken back. Nothing goes back to before those.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Files`].
-    pub async fn tidy_archives(&self, row: &Row) -> Result<(), Error> {
+    pub(super) fn tidy_archives(&self, row: &Row) -> Result<(), Error> {
         if row.applied_archive_generation == 0 {
             return Ok(());
         }
-        let (this, row, id) = (self.clone(), row.clone(), row.id);
-        self.exclusive(id, move || {
-            for (generation, path) in this.archives(id)? {
-                if generation <= row.applied_archive_generation {
-                    this.instances.remove_tree(path)?;
-                }
+        let mut outcome = Ok(());
+        for (generation, path) in self.archives(row.id)? {
+            if generation <= row.applied_archive_generation {
+                outcome = outcome.and(self.instances.remove_tree(path));
             }
-            Ok(())
-        })
-        .await
+        }
+        Ok(outcome?)
     }
 
     fn has(&self, path: &str) -> bool {

@@ -10,6 +10,9 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{CONFIG_MODE, Error, Folders, MAX_CONFIG};
 use crate::registry::Row;
 
+/// The file with an instance's one-time token.
+const REGISTRATION: &str = "registration.json";
+
 impl Folders {
     /// Puts a configuration beside the current one, as `config.<generation>.json`, down to the disk. The key in it is in no
     /// other place.
@@ -50,8 +53,9 @@ impl Folders {
         .await
     }
 
-    /// Removes staged configurations that nothing can go back to any more: older than the one in force, or refused. Also
-    /// what a kill in the middle of writing one has left.
+    /// Removes what is of no use any more: a one-time token that has been spent, staged configurations and archives that nothing
+    /// can go back to, and what a kill in the middle of writing a file has left. One thing that cannot be removed keeps nobody
+    /// from removing the others.
     ///
     /// # Errors
     ///
@@ -59,30 +63,36 @@ impl Folders {
     pub async fn tidy(&self, row: &Row) -> Result<(), Error> {
         let (this, row, instance) = (self.clone(), row.clone(), row.id);
         self.exclusive(instance, move || {
-            let folder = format!("{}/config", row.id);
-            let mut names = Vec::new();
-            for folder in [row.id.to_string(), folder.clone()] {
-                match this.instances.list(&folder, 1_000) {
-                    Err(beneath::Error::NotFound { .. }) => {}
-                    entries => names.extend(
-                        entries?.iter().map(|entry| (folder.clone(), entry.name.to_string_lossy().into_owned())),
-                    ),
-                }
-            }
-            for (folder, name) in names {
-                if name.starts_with(".tmp-") {
-                    this.instances.remove_file(format!("{folder}/{name}"))?;
-                    continue;
-                }
-                let Some(generation) = generation_of(&name) else { continue };
-                let refused = generation <= row.refused_config_generation && generation > row.applied_config_generation;
-                if generation < row.applied_config_generation || refused {
-                    this.instances.remove_file(format!("{folder}/{name}"))?;
-                }
-            }
-            Ok(())
+            let configs = this.tidy_configs(&row);
+            this.tidy_archives(&row).and(configs)
         })
         .await
+    }
+
+    fn tidy_configs(&self, row: &Row) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for folder in [row.id.to_string(), format!("{}/config", row.id)] {
+            let entries = match self.instances.list(&folder, 1_000) {
+                Err(beneath::Error::NotFound { .. }) => continue,
+                entries => entries?,
+            };
+            for name in entries.iter().map(|entry| entry.name.to_string_lossy()) {
+                let is_spent = match (&*name, generation_of(&name)) {
+                    // One that does not have its owner yet needs its token.
+                    (REGISTRATION, _) => row.registered,
+                    // Older than the one in force, or refused.
+                    (_, Some(generation)) => {
+                        let in_force = row.applied_config_generation;
+                        generation < in_force || (in_force < generation && generation <= row.refused_config_generation)
+                    }
+                    _ => name.starts_with(".tmp-"),
+                };
+                if is_spent {
+                    outcome = outcome.and(self.instances.remove_file(format!("{folder}/{name}")));
+                }
+            }
+        }
+        Ok(outcome?)
     }
 
     /// Removes what was staged for an instance and not wished then: newer than what its row wishes, and than what is in force
@@ -126,19 +136,9 @@ impl Folders {
         self.exclusive(instance, move || {
             let initial_access_token = token.expose_secret().to_owned();
             let registration = Registration { initial_access_token, expires_at_ms };
-            this.write(&row, "registration.json", &serde_json::to_vec(&registration)?)
+            this.write(&row, REGISTRATION, &serde_json::to_vec(&registration)?)
         })
         .await
-    }
-
-    /// Takes the one-time token away once it has been spent.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Files`].
-    pub async fn remove_registration(&self, id: InstanceId) -> Result<(), Error> {
-        let this = self.clone();
-        self.exclusive(id, move || Ok(this.instances.remove_file(format!("{id}/config/registration.json"))?)).await
     }
 
     /// Whether the current configuration is the instance's to read, and nobody else's.

@@ -121,11 +121,15 @@ impl Worker<'_> {
             }
             return self.wait(row, Failure::disk_out()).await;
         }
+        let tried = self.tried_release(&row, step.as_ref(), &failure).await;
         let is_excused = match &failure {
             // A start that began before the configuration was exchanged and was left off for it may still have taken place.
             Failure::OldConfig { .. } => self.excused < OLD_RUNS,
             // So may a stop that somebody asked for before, as a life of this service that was killed since.
-            Failure::Ended => has_something_new(&row) && self.excused == 0,
+            Failure::Ended => {
+                let is_new = has_something_new(&row) || outcome::release_to_blame(&row, tried.as_deref()).is_some();
+                is_new && self.excused == 0
+            }
             _ => false,
         };
         if is_excused {
@@ -141,7 +145,7 @@ impl Worker<'_> {
         }
         self.way = Way::default();
         self.healthy = None;
-        self.tried = self.tried_release(&row, step.as_ref(), &failure).await;
+        self.tried = tried;
         let told = InstanceError {
             log: if failure.is_unhealthy() { self.inner.last_lines(&row).await } else { Vec::new() },
             ..told

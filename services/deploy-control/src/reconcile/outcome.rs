@@ -161,11 +161,7 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
             ..Progress::default()
         };
     }
-    if row.has_its_owner()
-        && let (Some(tried), Some(before)) = (context.release, row.release.as_deref())
-        && tried != before
-        && row.refused_release.as_deref() != Some(tried)
-    {
+    if let Some(tried) = release_to_blame(row, context.release) {
         return Progress {
             refused_release: Some(tried.to_owned()),
             ready: Some(None),
@@ -193,6 +189,12 @@ pub(super) fn failed(row: &Row, why: InstanceError, unhealthy: bool, context: &C
         progress.error = Some(Some(why));
     }
     progress
+}
+
+/// The release that was tried, where it is another than the one that worked before and did not go back already.
+pub(super) fn release_to_blame<'a>(row: &Row, tried: Option<&'a str>) -> Option<&'a str> {
+    let before = row.release.as_deref().filter(|_| row.has_its_owner())?;
+    tried.filter(|tried| *tried != before && row.refused_release.as_deref() != Some(*tried))
 }
 
 /// Whether it is wanted up, and is not brought up any more.

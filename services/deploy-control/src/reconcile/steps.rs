@@ -21,6 +21,8 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(45);
 const DOORS: Duration = Duration::from_secs(10);
 /// For how long a router may not have heard that an instance is to sleep.
 const QUIET: Duration = Duration::from_secs(3);
+/// How often the router is asked whether it has heard.
+const UNHEARD: Duration = Duration::from_millis(5);
 /// How often it is asked whether everything that was under way is over.
 const DRAINED: Duration = Duration::from_millis(50);
 /// How often a start is checked for having ended by itself.
@@ -134,7 +136,7 @@ impl Inner {
                 RouteState::Paused | RouteState::Asleep if activity.in_flight == 0 => return Ok(()),
                 RouteState::Paused | RouteState::Asleep => return Err(Failure::InUse),
                 // The feed has not brought it yet.
-                _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ if Instant::now() < deadline => tokio::time::sleep(UNHEARD).await,
                 _ => return Err(Failure::Unrouted),
             }
         }
@@ -183,7 +185,8 @@ impl Inner {
             if !heard && begun.elapsed() >= QUIET {
                 return;
             }
-            tokio::time::sleep(DRAINED).await;
+            // The feed is about to bring it; what is under way takes its time.
+            tokio::time::sleep(if heard { DRAINED } else { UNHEARD }).await;
         }
         tracing::info!(instance = %row.id, "something was still under way when it had to go down");
     }
@@ -334,14 +337,8 @@ impl Inner {
 
     /// Removes files that are of no use any more. Nothing depends on it.
     pub(super) async fn tidy(&self, row: &Row) {
-        let folders = &self.parts.folders;
-        // One that does not have its owner yet needs its token.
-        let spent = if row.registered { folders.remove_registration(row.id).await } else { Ok(()) };
-        let archives = folders.tidy_archives(row).await;
-        for outcome in [spent, folders.tidy(row).await, archives] {
-            if let Err(error) = outcome {
-                tracing::info!(error = chain(&error), "files that are not needed stay");
-            }
+        if let Err(error) = self.parts.folders.tidy(row).await {
+            tracing::info!(error = chain(&error), "files that are not needed stay");
         }
     }
 }

@@ -8,6 +8,7 @@ mod pool;
 mod progress;
 mod row;
 mod sleep;
+mod together;
 mod wishes;
 
 use clock::Clock;
@@ -34,6 +35,7 @@ pub(crate) use self::{
 pub(crate) use row::word;
 
 use row::{Columns, EventColumns};
+use together::Together;
 
 /// The tables.
 pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/deploy-control");
@@ -117,6 +119,7 @@ pub struct Registry {
     store: Store,
     clock: Clock,
     strikes: Strikes,
+    together: Together,
 }
 
 impl Registry {
@@ -132,7 +135,7 @@ impl Registry {
             .bind(i64::from(uid_base))
             .execute(store.pool())
             .await?;
-        let this = Self { store, clock, strikes: Strikes::default() };
+        let this = Self { store, clock, strikes: Strikes::default(), together: Together::default() };
         let greatest: i64 =
             sqlx::query_scalar("SELECT COALESCE(MAX(uid), 0) FROM instances").fetch_one(this.store.pool()).await?;
         this.pass_over(greatest.max(uid_base.into())).await?;
@@ -282,17 +285,40 @@ impl Registry {
         let id = row.id;
         self.strikes.pass("registry.write", id, write(&self.store, row, events, self.now_ms())).await
     }
+
+    /// The same; nothing is lost where it is not known afterwards whether it was written.
+    async fn write_together(&self, row: Row, events: &[NewEvent]) -> Result<Option<Row>, Error> {
+        let id = row.id;
+        let writing = self.together.write(&self.store, row, events, self.now_ms());
+        self.strikes.pass("registry.write", id, writing).await
+    }
 }
 
 /// Writes the whole row, and the events after its `last_event`, in one transaction; the row as it is then.
 ///
 /// `None` when the row is no longer the one that `row` was made from: then nothing is written.
-async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) -> Result<Option<Row>, Error> {
+async fn write(store: &Store, row: Row, events: &[NewEvent], now_ms: i64) -> Result<Option<Row>, Error> {
+    let mut transaction = store.begin().await?;
+    let written = write_in(&mut transaction, row, events, now_ms).await?;
+    if written.is_some() {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    Ok(written)
+}
+
+/// The same, in a transaction that others may have part in.
+async fn write_in(
+    transaction: &mut store::Transaction,
+    mut row: Row,
+    events: &[NewEvent],
+    now_ms: i64,
+) -> Result<Option<Row>, Error> {
     let (read_version, read_event) = (row.version, row.last_event);
     row.version += 1;
     row.last_event += events.len() as i64;
     row.updated_at_ms = now_ms;
-    let mut transaction = store.begin().await?;
     let changed = sqlx::query(
         "UPDATE instances SET desired = $1, generation = $2, restart_generation = $3, config_generation = $4, \
          observed_generation = $5, applied_restart_generation = $6, applied_config_generation = $7, \
@@ -339,15 +365,13 @@ async fn write(store: &Store, mut row: Row, events: &[NewEvent], now_ms: i64) ->
     .bind(row.error.as_ref().map(|error| error.log.join("\n")).filter(|log| !log.is_empty()))
     .bind(row.id.to_string())
     .bind(read_version)
-    .execute(&mut *transaction)
+    .execute(&mut **transaction)
     .await?
     .rows_affected();
     if changed == 0 {
-        transaction.rollback().await?;
         return Ok(None);
     }
-    insert_events(&mut transaction, &row, read_event, events, now_ms).await?;
-    transaction.commit().await?;
+    insert_events(transaction, &row, read_event, events, now_ms).await?;
     Ok(Some(row))
 }
 

@@ -132,6 +132,6 @@ impl Registry {
         if next == *row && progress.events.is_empty() {
             return Ok(Some(next));
         }
-        self.write(next, &progress.events).await
+        self.write_together(next, &progress.events).await
     }
 }

@@ -8,6 +8,7 @@ use contracts::{
     deploy::{Desired, Phase, RegisterInstance},
     routes::{RouteState, SignIn},
 };
+use futures_util::{future::join_all, poll};
 use proptest::prelude::*;
 use store::testing::TestStore;
 use uuid::Uuid;
@@ -60,6 +61,49 @@ async fn registering_twice_makes_one_and_names_are_unique() {
         assert!(matches!(id_taken, Error::IdTaken), "{id_taken}");
         assert_eq!(registry.register(&wanted(3, "carol"), &plan()).await.unwrap().row.number, 2);
         assert_eq!(registry.all().await.unwrap().len(), 2);
+    }
+}
+
+/// What a worker writes.
+fn begins() -> Progress {
+    Progress { phase: Some(Phase::Starting), events: vec![NewEvent::of(EventCode::Started)], ..Progress::default() }
+}
+
+#[tokio::test]
+async fn what_waits_is_written_together_and_each_for_itself() {
+    for Fixture { registry, store, .. } in each().await {
+        let mut rows = Vec::new();
+        for n in 1..=6 {
+            rows.push(registry.register(&wanted(n, &format!("guest-{n}")), &plan()).await.unwrap().row);
+        }
+        // Somebody wished something of the first since; the second's events would be told twice.
+        let wished = registry.wish(rows[0].id, rows[0].account_id, Wish::Stop).await.unwrap();
+        let broken = Row { last_event: 0, ..rows[1].clone() };
+        let begins = begins();
+        let write = |row| registry.record(row, &begins);
+
+        let others = registry.store().begin().await.unwrap();
+        let mut left = Box::pin(write(&rows[2]));
+        assert!(poll!(&mut left).is_pending(), "{}", store.name());
+        let mut all = Box::pin(join_all([&rows[0], &broken, &rows[3], &rows[4], &rows[5]].map(write)));
+        assert!(poll!(&mut all).is_pending(), "{}", store.name());
+        // One that was first in line waits no more.
+        drop(left);
+        others.rollback().await.unwrap();
+        let mut outcomes = all.await.into_iter();
+
+        assert_eq!(outcomes.next().unwrap().unwrap(), None);
+        assert_eq!(registry.get(wished.id).await.unwrap(), wished);
+        let why = outcomes.next().unwrap().unwrap_err();
+        assert!(matches!(why, Error::Database(sqlx::Error::Database(_))), "{why}");
+        for (row, outcome) in rows[3..].iter().zip(outcomes) {
+            let written = outcome.unwrap().expect("nothing came in between");
+            assert_eq!((written.phase, written.version), (Phase::Starting, row.version + 1), "{}", store.name());
+            assert_eq!(registry.get(row.id).await.unwrap(), written);
+            let told: Vec<_> = registry.events(row.id, row.last_event).await.unwrap();
+            assert_eq!(told.iter().map(|event| event.code).collect::<Vec<_>>(), [EventCode::Started]);
+        }
+        assert_eq!(registry.get(rows[2].id).await.unwrap(), rows[2], "nobody waits for that");
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::Migrator;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use database::{Database, Kind};
 pub use error::{Error, is_unavailable, is_unique_violation};
@@ -118,10 +119,24 @@ impl Store {
         let turn = self.turns.take().await?;
         let inner = match self.kind {
             Kind::Sqlite => self.pool.begin_with("BEGIN IMMEDIATE").await?,
-            Kind::Postgres => self.pool.begin().await?,
+            Kind::Postgres => return self.begin_whole(turn).await,
         };
         self.turns.has_begun();
         Ok(Transaction::new(inner, turn))
+    }
+
+    /// Begins one on PostgreSQL, in a task of its own: sqlx counts it as begun only once the server has answered. One that was left
+    /// off before was not undone, and whoever had the connection next wrote in it what never lasted. So it is begun, and then
+    /// dropped, which undoes it.
+    async fn begin_whole(&self, turn: OwnedSemaphorePermit) -> Result<Transaction, sqlx::Error> {
+        let this = self.clone();
+        let beginning = tokio::spawn(async move {
+            let inner = this.pool.begin().await?;
+            this.turns.has_begun();
+            Ok(Transaction::new(inner, turn))
+        });
+        // It does not panic, and is cancelled with the runtime alone.
+        beginning.await.unwrap_or(Err(sqlx::Error::PoolClosed))
     }
 
     /// Whether the database answers, for `/readyz`: reads its catalogue, within 2 s.

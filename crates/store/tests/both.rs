@@ -3,6 +3,8 @@
 mod common;
 
 use std::borrow::Cow;
+use std::pin::pin;
+use std::task::Poll;
 
 use common::{MIGRATOR, child, count, from_argument, insert, is_sqlite, said, to_argument};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -91,6 +93,49 @@ async fn a_transaction_is_all_or_nothing() {
         // The next one gets its turn, and sees the first alone.
         drop(add("dropped", 3).await);
         assert_eq!(count(&store).await, 1, "{}", store.name());
+    }
+}
+
+/// What work came to, unless it was left off after being polled so many times.
+async fn left_off<T>(polls: i64, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut polled) = (pin!(work), 0);
+    std::future::poll_fn(|context| {
+        polled += 1;
+        match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if polled == polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_left_off_anywhere_takes_nothing_of_anybody_elses_with_it() {
+    for store in databases(&MIGRATOR).await {
+        // So that whoever comes next has the same connection.
+        let one = Store::open_with(store.database(), &MIGRATOR, 1).await.expect("opened");
+        let mut polls: i64 = 0;
+        loop {
+            polls += 1;
+            let work = async {
+                let mut transaction = one.begin().await?;
+                let statement = sqlx::query("INSERT INTO items (id, amount) VALUES ($1, $2)");
+                let statement = statement.bind(format!("left {polls}")).bind(-polls);
+                statement.execute(&mut *transaction).await?;
+                transaction.commit().await
+            };
+            let outcome = left_off(polls, work).await;
+            insert(&one, &format!("other {polls}"), polls).await.expect("inserted");
+            let others = "SELECT COUNT(*) FROM items WHERE amount > 0";
+            let others: i64 = sqlx::query_scalar(others).fetch_one(store.pool()).await.expect("a count");
+            assert_eq!(others, polls, "{}: seen from elsewhere", store.name());
+            if let Some(outcome) = outcome {
+                outcome.expect("committed");
+                break;
+            }
+        }
+        assert!(polls > 1, "{}: {polls}", store.name());
     }
 }
 

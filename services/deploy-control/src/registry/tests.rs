@@ -82,14 +82,20 @@ async fn what_waits_is_written_together_and_each_for_itself() {
         let begins = begins();
         let write = |row| registry.record(row, &begins);
 
-        let others = registry.store().begin().await.unwrap();
+        // On SQLite there is one turn, for which all of them wait; on PostgreSQL there are several.
+        let turn = match registry.store().kind() {
+            store::Kind::Sqlite => Some(registry.store().begin().await.unwrap()),
+            store::Kind::Postgres => None,
+        };
         let mut left = Box::pin(write(&rows[2]));
-        assert!(poll!(&mut left).is_pending(), "{}", store.name());
         let mut all = Box::pin(join_all([&rows[0], &broken, &rows[3], &rows[4], &rows[5]].map(write)));
-        assert!(poll!(&mut all).is_pending(), "{}", store.name());
-        // One that was first in line waits no more.
+        if turn.is_some() {
+            assert!(poll!(&mut left).is_pending());
+            assert!(poll!(&mut all).is_pending());
+        }
+        // The first in line waits no more.
         drop(left);
-        others.rollback().await.unwrap();
+        drop(turn);
         let mut outcomes = all.await.into_iter();
 
         assert_eq!(outcomes.next().unwrap().unwrap(), None);

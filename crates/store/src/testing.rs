@@ -14,9 +14,12 @@
 mod volume;
 
 use std::env;
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Once;
+use std::task::Poll;
 use std::thread;
 
 use clock::Entropy;
@@ -148,4 +151,18 @@ async fn drop_schema(database: &Database, schema: &str) -> Result<(), Box<dyn st
     connection.execute(AssertSqlSafe(format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"))).await?;
     connection.close().await?;
     Ok(())
+}
+
+/// What work came to, unless it was left off after it was polled so many times.
+pub async fn left_off<T>(polls: i64, work: impl Future<Output = T>) -> Option<T> {
+    let (mut work, mut polled) = (pin!(work), 0);
+    poll_fn(|context| {
+        polled += 1;
+        match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if polled == polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }

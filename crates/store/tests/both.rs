@@ -3,13 +3,11 @@
 mod common;
 
 use std::borrow::Cow;
-use std::pin::pin;
-use std::task::Poll;
 
 use common::{MIGRATOR, child, count, from_argument, insert, is_sqlite, said, to_argument};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Row, SqlSafeStr};
-use store::testing::{REQUIRED_VARIABLE, URL_VARIABLE, databases};
+use store::testing::{REQUIRED_VARIABLE, URL_VARIABLE, databases, left_off};
 use store::{Error, Store, is_unavailable, is_unique_violation};
 
 /// What the child processes of a test are to open.
@@ -96,26 +94,12 @@ async fn a_transaction_is_all_or_nothing() {
     }
 }
 
-/// What work came to, unless it was left off after being polled so many times.
-async fn left_off<T>(polls: i64, work: impl Future<Output = T>) -> Option<T> {
-    let (mut work, mut polled) = (pin!(work), 0);
-    std::future::poll_fn(|context| {
-        polled += 1;
-        match work.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if polled == polls => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn what_is_left_off_anywhere_takes_nothing_of_anybody_elses_with_it() {
     for store in databases(&MIGRATOR).await {
         // So that whoever comes next has the same connection.
         let one = Store::open_with(store.database(), &MIGRATOR, 1).await.expect("opened");
-        let mut polls: i64 = 0;
+        let mut polls = 0;
         loop {
             polls += 1;
             let work = async {

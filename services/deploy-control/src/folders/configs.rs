@@ -73,8 +73,12 @@ impl Folders {
         let mut outcome = Ok(());
         for folder in [row.id.to_string(), format!("{}/config", row.id)] {
             let entries = match self.instances.list(&folder, 1_000) {
+                Ok(entries) => entries,
                 Err(beneath::Error::NotFound { .. }) => continue,
-                entries => entries?,
+                Err(error) => {
+                    outcome = outcome.and(Err(error));
+                    continue;
+                }
             };
             for name in entries.iter().map(|entry| entry.name.to_string_lossy()) {
                 let is_spent = match (&*name, generation_of(&name)) {

@@ -122,19 +122,21 @@ impl Worker<'_> {
             return self.wait(row, Failure::disk_out()).await;
         }
         let tried = self.tried_release(&row, step.as_ref(), &failure).await;
+        let (of, times) = self.excused;
+        let times = if of == row.generation { times } else { 0 };
         let is_excused = match &failure {
             // A start that began before the configuration was exchanged and was left off for it may still have taken place.
-            Failure::OldConfig { .. } => self.excused < OLD_RUNS,
+            Failure::OldConfig { .. } => times < OLD_RUNS,
             // So may a stop that somebody asked for before, as a life of this service that was killed since.
             Failure::Ended => {
                 let is_new = has_something_new(&row) || outcome::release_to_blame(&row, tried.as_deref()).is_some();
-                is_new && self.excused == 0
+                is_new && times == 0
             }
             _ => false,
         };
         if is_excused {
             // That says nothing of what is new, which nobody has tried yet.
-            self.excused += 1;
+            self.excused = (row.generation, times + 1);
             if let Err(error) = self.inner.parts.engine.stop(row.id).await {
                 return Box::pin(self.failed(row, Some(Step::Stop { then_up: true }), error.into())).await;
             }

@@ -21,7 +21,7 @@ const ASSERTION_LIFE: Duration = Duration::from_secs(45);
 const DOORS: Duration = Duration::from_secs(10);
 /// For how long a router may not have heard that an instance is to sleep.
 const QUIET: Duration = Duration::from_secs(3);
-/// How often the router is asked whether it has heard.
+/// How soon the router is asked again whether it has heard.
 const UNHEARD: Duration = Duration::from_millis(5);
 /// How often it is asked whether everything that was under way is over.
 const DRAINED: Duration = Duration::from_millis(50);
@@ -170,6 +170,7 @@ impl Inner {
     async fn drain(&self, row: &Row) {
         let begun = Instant::now();
         let limit = self.parts.config.drain_timeout;
+        let mut pause = UNHEARD;
         while begun.elapsed() < limit {
             // Who is not there passes nothing on either.
             let Ok(activity) = self.parts.peers.activity_of(row.id).await else { return };
@@ -186,7 +187,8 @@ impl Inner {
                 return;
             }
             // The feed is about to bring it; what is under way takes its time.
-            tokio::time::sleep(if heard { DRAINED } else { UNHEARD }).await;
+            tokio::time::sleep(if heard { DRAINED } else { pause }).await;
+            pause = (pause * 2).min(DRAINED);
         }
         tracing::info!(instance = %row.id, "something was still under way when it had to go down");
     }

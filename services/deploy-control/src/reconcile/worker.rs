@@ -116,7 +116,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
         told_queued: false,
         tried: None,
         last_up_ms: None,
-        excused: 0,
+        excused: (0, 0),
         way: Way::default(),
         revoked: None,
         away: Backoff::new(Duration::from_millis(250), Duration::from_secs(10)),
@@ -177,8 +177,8 @@ pub(super) struct Worker<'a> {
     pub(super) tried: Option<String>,
     /// When it was last found healthy, as far as was seen.
     pub(super) last_up_ms: Option<i64>,
-    /// How often in a row what went wrong was put down to something from before.
-    pub(super) excused: u32,
+    /// The wish for which what went wrong was put down to something from before, and how often in a row.
+    pub(super) excused: (i64, u32),
     /// What was done about a start that the engine refuses.
     pub(super) way: Way,
     /// The deletion for which its identity was taken away already.
@@ -353,14 +353,11 @@ impl Worker<'_> {
                             self.told_queued = false;
                         }
                         self.away.reset();
-                        self.excused = 0;
+                        self.excused = (0, 0);
                         self.way = Way::default();
                         Next::Again
                     }
-                    Err((_, Stop::Superseded)) => {
-                        self.excused = 0;
-                        Next::Anew
-                    }
+                    Err((_, Stop::Superseded)) => Next::Anew,
                     Err((step, Stop::Failed(_, failure))) => self.failed(row, Some(step), failure).await,
                 }
             }

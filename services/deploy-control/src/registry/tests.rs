@@ -10,7 +10,7 @@ use contracts::{
 };
 use futures_util::{future::join_all, poll};
 use proptest::prelude::*;
-use store::testing::TestStore;
+use store::testing::{TestStore, left_off};
 use uuid::Uuid;
 
 use super::*;
@@ -110,6 +110,32 @@ async fn what_waits_is_written_together_and_each_for_itself() {
             assert_eq!(told.iter().map(|event| event.code).collect::<Vec<_>>(), [EventCode::Started]);
         }
         assert_eq!(registry.get(rows[2].id).await.unwrap(), rows[2], "nobody waits for that");
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_left_off_while_it_writes_for_others_too_takes_nothing_of_theirs_with_it() {
+    for Fixture { registry, store, .. } in each().await {
+        let [first, second] = [1, 2].map(|n| wanted(n, &format!("guest-{n}")));
+        for wanted in [&first, &second] {
+            registry.register(wanted, &plan()).await.unwrap();
+        }
+        let (begins, mut polls) = (begins(), 0);
+        loop {
+            polls += 1;
+            let mine = registry.get(first.instance_id).await.unwrap();
+            let theirs = registry.get(second.instance_id).await.unwrap();
+            let (left, written) =
+                tokio::join!(left_off(polls, registry.record(&mine, &begins)), registry.record(&theirs, &begins));
+            let written = written.unwrap().expect("nothing came in between");
+            assert_eq!((written.version, written.last_event), (theirs.version + 1, theirs.last_event + 1));
+            assert_eq!(registry.get(theirs.id).await.unwrap(), written, "{} {polls}", store.name());
+            assert_eq!(registry.events(theirs.id, theirs.last_event).await.unwrap().len(), 1);
+            if left.is_some() {
+                break;
+            }
+        }
+        assert!(polls > 1, "{} {polls}", store.name());
     }
 }
 

@@ -1,7 +1,11 @@
 //! What waits for its turn at the database is written together: a transaction is a wait for the disk, and with many instances
 //! that are brought up at once most of what is done.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use store::{Store, Transaction};
 use tokio::sync::oneshot;
@@ -13,18 +17,26 @@ const MOST: usize = 64;
 
 /// Rows that wait. Whoever has a turn first writes those of everybody who waits then. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Together(Arc<Mutex<Vec<Waiting>>>);
+pub(super) struct Together(Arc<Mutex<Line>>);
+
+#[derive(Debug, Default)]
+struct Line {
+    newest: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
 
 #[derive(Debug)]
 struct Waiting {
     row: Row,
     events: Vec<NewEvent>,
-    /// Told once it is written; dropped where that did not work, or nobody knows.
-    written: oneshot::Sender<Option<Row>>,
+    now_ms: i64,
+    /// Told what came of it; dropped where nothing was written because something is wrong with another.
+    written: oneshot::Sender<Result<Option<Row>, Error>>,
 }
 
 impl Together {
-    /// As [`write`], perhaps with others' rows. What becomes of those means nothing to this one.
+    /// As [`write`], perhaps with others' rows. What becomes of those means nothing to this one, nor does it end their writing
+    /// that this one is left off.
     pub(super) async fn write(
         &self,
         store: &Store,
@@ -33,59 +45,89 @@ impl Together {
         now_ms: i64,
     ) -> Result<Option<Row>, Error> {
         let (written, mut mine) = oneshot::channel();
-        self.lock().push(Waiting { row: row.clone(), events: events.to_vec(), written });
-        tokio::select! {
+        let number = self.join(Waiting { row: row.clone(), events: events.to_vec(), now_ms, written });
+        let told = tokio::select! {
             biased;
-            told = &mut mine => return alone_or(told, store, row, events, now_ms).await,
-            transaction = store.begin() => {
-                let transaction = transaction?;
-                if let Err(error) = write_all(transaction, self.take(), now_ms).await {
-                    tracing::debug!(error = crate::chain(&error), "rows could not be written together");
+            told = &mut mine => told,
+            begun = store.begin() => {
+                match begun {
+                    Ok(transaction) => {
+                        let all = self.take(number);
+                        if !all.is_empty() {
+                            // Some of them are others', who wait for it whatever becomes of this one.
+                            let _ = tokio::spawn(write_all(transaction, all)).await;
+                        }
+                    }
+                    Err(error) if self.leave(number) => return Err(error.into()),
+                    // Somebody writes it just now.
+                    Err(_) => {}
                 }
+                mine.await
             }
+        };
+        match told {
+            Ok(outcome) => outcome,
+            Err(_) => write(store, row, events, now_ms).await,
         }
-        // It was among them, or somebody else has it.
-        alone_or(mine.await, store, row, events, now_ms).await
     }
 
-    /// The oldest of those that somebody still waits for.
-    fn take(&self) -> Vec<Waiting> {
-        let mut waiting = self.lock();
-        waiting.retain(|one| !one.written.is_closed());
-        let most = waiting.len().min(MOST);
-        waiting.drain(..most).collect()
+    fn join(&self, one: Waiting) -> u64 {
+        let mut line = self.lock();
+        line.newest += 1;
+        let number = line.newest;
+        line.waiting.insert(number, one);
+        number
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+    /// Whether it still waited.
+    fn leave(&self, number: u64) -> bool {
+        self.lock().waiting.remove(&number).is_some()
+    }
+
+    /// This one, where it still waits, and the oldest of the others that somebody waits for; in the order in which everybody
+    /// locks rows.
+    fn take(&self, number: u64) -> Vec<Waiting> {
+        let mut line = self.lock();
+        line.waiting.retain(|_, one| !one.written.is_closed());
+        let mut all: Vec<_> = line.waiting.remove(&number).into_iter().collect();
+        while all.len() < MOST
+            && let Some((_, one)) = line.waiting.pop_first()
+        {
+            all.push(one);
+        }
+        all.sort_by_key(|one| one.row.number);
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What was told; else it is written by itself. Where it was written all the same, that finds another version and writes
-/// nothing.
-async fn alone_or(
-    told: Result<Option<Row>, oneshot::error::RecvError>,
-    store: &Store,
-    row: Row,
-    events: &[NewEvent],
-    now_ms: i64,
-) -> Result<Option<Row>, Error> {
-    match told {
-        Ok(written) => Ok(written),
-        Err(_) => write(store, row, events, now_ms).await,
-    }
-}
-
-async fn write_all(mut transaction: Transaction, all: Vec<Waiting>, now_ms: i64) -> Result<(), Error> {
+async fn write_all(mut transaction: Transaction, all: Vec<Waiting>) {
     let mut done = Vec::with_capacity(all.len());
     for one in all {
-        let row = write_in(&mut transaction, one.row, &one.events, now_ms).await?;
-        done.push((one.written, row));
+        match write_in(&mut transaction, one.row, &one.events, one.now_ms).await {
+            Ok(row) => done.push((one.written, row)),
+            Err(error) => {
+                tracing::debug!(error = crate::chain(&error), "nothing is written together; each is by itself");
+                return;
+            }
+        }
     }
-    transaction.commit().await?;
-    for (written, row) in done {
-        // Whoever does not wait any more reads it again.
-        let _ = written.send(row);
+    match transaction.commit().await {
+        Ok(()) => {
+            for (written, row) in done {
+                // Whoever does not wait any more reads it again.
+                let _ = written.send(Ok(row));
+            }
+        }
+        // Nobody knows whether it was written: once more would tell of it twice.
+        Err(error) => {
+            let error = Arc::new(error);
+            for (written, _) in done {
+                let _ = written.send(Err(sqlx::Error::Io(io::Error::other(error.clone())).into()));
+            }
+        }
     }
-    Ok(())
 }

@@ -183,7 +183,7 @@ impl Meter {
         {
             tracing::warn!(instance = %row.id, ?notice, "its data is far over its limit; it is stopped");
             self.hub.publish(&row);
-            self.reconciler.wished(row.id);
+            self.reconciler.wished(&row);
         }
         Ok(is_full)
     }

@@ -186,7 +186,7 @@ impl Keeper {
                 metrics::counter!("beaver_sleeps_total", "depth" => depth).increment(1);
                 // The router first: from then on it asks.
                 self.hub.publish(&row);
-                self.reconciler.wished(row.id);
+                self.reconciler.wished(&row);
             }
             // It has changed meanwhile: the next look decides.
             Ok(None) => {}

@@ -34,7 +34,7 @@ impl Api {
     pub(super) fn taken(&self, row: &Row) -> Taken {
         // Watchers see the wish itself, not only what comes of it.
         self.hub.publish(row);
-        self.reconciler.wished(row.id);
+        self.reconciler.wished(row);
         (StatusCode::ACCEPTED, Json(self.instance(row)))
     }
 

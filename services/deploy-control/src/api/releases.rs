@@ -51,7 +51,7 @@ pub(super) async fn upgrade(State(api): State<Api>) -> Result<(StatusCode, Json<
         match api.registry.operator_wish(row.id, Wish::Upgrade).await {
             Ok(row) => {
                 api.hub.publish(&row);
-                api.reconciler.wished(row.id);
+                api.reconciler.wished(&row);
                 again += 1;
             }
             // Gone, or on its way.

@@ -209,7 +209,7 @@ impl Worker<'_> {
             let found = tokio::select! {
                 // One that is up is no stranger, and must not be asked.
                 found = async { !up && self.inner.end_forgotten(row.id).await } => found,
-                () = self.mailbox.wish.notified() => return Some(Next::Anew),
+                () = self.mailbox.superseded() => return Some(Next::Anew),
             };
             if up || found {
                 tracing::warn!(cause, "the engine did not start it; once more");

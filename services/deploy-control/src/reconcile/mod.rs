@@ -7,6 +7,7 @@
 mod failing;
 mod failure;
 mod line;
+mod mailbox;
 mod outcome;
 mod pool;
 mod rollout;
@@ -53,8 +54,8 @@ pub use pool::PoolConfig;
 pub use rollout::RolloutConfig;
 
 use line::Line;
+use mailbox::Mailbox;
 use rollout::Rollouts;
-use worker::Mailbox;
 
 /// How many instances are looked at at once: each look is a question or two to the engine.
 const LOOKS: usize = 16;
@@ -143,9 +144,9 @@ impl Reconciler {
         this
     }
 
-    /// A wish was written: take it up, and leave off what was being done for an older one.
-    pub fn wished(&self, id: InstanceId) {
-        self.mailbox(id).wish.notify_one();
+    /// A wish was written, as this row: take it up, and leave off what was being done for an older one.
+    pub fn wished(&self, row: &Row) {
+        self.mailbox(row.id).wished(row);
     }
 
     /// Something may have changed: look.

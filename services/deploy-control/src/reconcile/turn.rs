@@ -33,7 +33,7 @@ impl Worker<'_> {
         tokio::select! {
             // It is no line that somebody waits in yet.
             () = line.opened() => {}
-            () = self.mailbox.wish.notified() => return Some(Next::Anew),
+            () = self.mailbox.superseded() => return Some(Next::Anew),
             () = tokio::time::sleep(STILL_THERE) => return Some(Next::Anew),
         }
         let rank = match &seen.unit {
@@ -65,7 +65,7 @@ impl Worker<'_> {
         }
         tokio::select! {
             turn = turn => self.turn = turn.ok(),
-            () = self.mailbox.wish.notified() => {}
+            () = self.mailbox.superseded() => {}
             // Perhaps the engine is lost.
             () = line.closed() => {}
         }

@@ -1,20 +1,13 @@
 //! One instance's worker: look, plan, take the steps, look again.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use clock::Backoff;
 use contracts::{
     InstanceId,
     deploy::{Desired, EventCode, Phase},
 };
-use futures_util::{FutureExt, future::join_all};
-use tokio::sync::Notify;
+use futures_util::future::join_all;
 use tracing::Instrument;
 
 use super::{
@@ -22,6 +15,7 @@ use super::{
     failing::Way,
     failure::Failure,
     line::Turn,
+    mailbox::Mailbox,
     outcome::{self, Context},
     steps::{Healthy, Identity},
     turn::{Renewal, is_renewal},
@@ -39,38 +33,6 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Plans in a row that lead to another plan, after which something must be wrong with them.
 const PLANS: u32 = 12;
-
-/// How a worker is reached.
-#[derive(Default)]
-pub(super) struct Mailbox {
-    /// Something came since the last look began.
-    dirty: AtomicBool,
-    /// Ends a wait.
-    look: Notify,
-    /// Ends a wait, and a step that is under way.
-    pub(super) wish: Notify,
-}
-
-impl Mailbox {
-    pub(super) fn dirty(&self) {
-        self.dirty.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::SeqCst)
-    }
-
-    /// What came until now is seen by the look that begins now.
-    fn clear(&self) {
-        self.dirty.store(false, Ordering::SeqCst);
-        let _ = self.look.notified().now_or_never();
-        let _ = self.wish.notified().now_or_never();
-    }
-
-    pub(super) fn look(&self) {
-        self.look.notify_one();
-    }
-}
 
 /// What comes after a round.
 pub(super) enum Next {
@@ -140,7 +102,7 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
                 Next::After(wait) => tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = mailbox.look.notified() => {}
-                    () = mailbox.wish.notified() => {}
+                    () = mailbox.superseded() => {}
                 },
             }
         }
@@ -202,6 +164,7 @@ impl Worker<'_> {
                 Err(error) => return self.wait_for_registry(&error),
             },
         };
+        self.mailbox.works_on(&row);
         self.review_renewal(&row);
         if row.desired == Desired::Deleted {
             // What it was given is taken away from it.
@@ -268,7 +231,7 @@ impl Worker<'_> {
             if !up {
                 let ended = tokio::select! {
                     ended = self.inner.end_forgotten(row.id) => ended,
-                    () = self.mailbox.wish.notified() => return Next::Anew,
+                    () = self.mailbox.superseded() => return Next::Anew,
                 };
                 if ended {
                     return Next::Again;
@@ -291,7 +254,7 @@ impl Worker<'_> {
                 if steps.contains(&Step::Start) {
                     let passed = tokio::select! {
                         passed = self.inner.parts.gate.pass() => passed,
-                        () = self.mailbox.wish.notified() => return Next::Anew,
+                        () = self.mailbox.superseded() => return Next::Anew,
                     };
                     if let Err(blocked) = passed {
                         return self.failed(row, Some(Step::Start), blocked.into()).await;
@@ -309,7 +272,7 @@ impl Worker<'_> {
                     let mailbox = self.mailbox;
                     let turn = tokio::select! {
                         turn = self.take_renewal(&row, &seen) => turn,
-                        () = mailbox.wish.notified() => return Next::Anew,
+                        () = mailbox.superseded() => return Next::Anew,
                         // This may take for ever, and it runs: whatever becomes of it meanwhile is seen to.
                         () = mailbox.look.notified() => return Next::Anew,
                     };
@@ -492,7 +455,7 @@ impl Worker<'_> {
             biased;
             outcome = both => outcome,
             // Whatever was under way may be left off: each step looks before it acts.
-            () = mailbox.wish.notified(), if !whole => return Err(Stop::Superseded),
+            () = mailbox.superseded(), if !whole => return Err(Stop::Superseded),
         };
         match written? {
             Some(next) => *row = next,

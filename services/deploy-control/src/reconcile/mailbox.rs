@@ -1,0 +1,68 @@
+//! How a worker is reached.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+
+use crate::registry::Row;
+
+/// What others leave for a worker.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    /// Something came since the last look began.
+    dirty: AtomicBool,
+    /// Ends a wait.
+    pub(super) look: Notify,
+    /// Something was wished; see [`Mailbox::superseded`].
+    wish: Notify,
+    /// The version of the row with the newest wish that was told of here.
+    wished: AtomicI64,
+    /// The version of the row that is worked on.
+    read: AtomicI64,
+}
+
+impl Mailbox {
+    pub(super) fn dirty(&self) {
+        self.dirty.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// What came until now is seen by the look that begins now.
+    pub(super) fn clear(&self) {
+        self.dirty.store(false, Ordering::SeqCst);
+        let _ = self.look.notified().now_or_never();
+        let _ = self.wish.notified().now_or_never();
+    }
+
+    /// Something may have changed.
+    pub(super) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// A wish was written, as this row.
+    pub(super) fn wished(&self, row: &Row) {
+        self.wished.fetch_max(row.version, Ordering::SeqCst);
+        self.wish.notify_one();
+        self.look();
+    }
+
+    /// This is the row that is worked on from now on.
+    pub(super) fn works_on(&self, row: &Row) {
+        self.read.store(row.version, Ordering::SeqCst);
+    }
+
+    /// Waits until something else is wanted than what is worked on. Somebody else may have told of a wish before whoever wished it,
+    /// and what is under way be for that very wish.
+    pub(super) async fn superseded(&self) {
+        loop {
+            self.wish.notified().await;
+            if self.wished.load(Ordering::SeqCst) > self.read.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use crate::registry::Row;
-
 /// What others leave for a worker.
 #[derive(Default)]
 pub(super) struct Mailbox {
@@ -43,16 +41,16 @@ impl Mailbox {
         self.look.notify_one();
     }
 
-    /// A wish was written, as this row.
-    pub(super) fn wished(&self, row: &Row) {
-        self.wished.fetch_max(row.version, Ordering::SeqCst);
+    /// A wish was written, as this version of the row.
+    pub(super) fn wished(&self, version: i64) {
+        self.wished.fetch_max(version, Ordering::SeqCst);
         self.wish.notify_one();
         self.look();
     }
 
-    /// This is the row that is worked on from now on.
-    pub(super) fn works_on(&self, row: &Row) {
-        self.read.store(row.version, Ordering::SeqCst);
+    /// This version of the row is worked on from now on.
+    pub(super) fn works_on(&self, version: i64) {
+        self.read.store(version, Ordering::SeqCst);
     }
 
     /// Waits until something else is wanted than what is worked on. Somebody else may have told of a wish before whoever wished it,
@@ -64,5 +62,33 @@ impl Mailbox {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_that_is_worked_on_already_interrupts_nothing() {
+        let mailbox = Mailbox::default();
+        let is_superseded = || mailbox.superseded().now_or_never().is_some();
+        // Told of between the beginning of a look and what it read.
+        mailbox.wished(2);
+        mailbox.works_on(2);
+        assert!(!is_superseded());
+        mailbox.wished(2);
+        assert!(!is_superseded());
+        mailbox.wished(3);
+        assert!(is_superseded());
+        // One that is told of late hides no newer one.
+        mailbox.wished(4);
+        mailbox.wished(2);
+        assert!(is_superseded());
+        mailbox.wished(5);
+        mailbox.clear();
+        assert!(!is_superseded(), "it is read now");
+        mailbox.works_on(5);
+        assert!(!is_superseded());
     }
 }

@@ -146,7 +146,7 @@ impl Reconciler {
 
     /// A wish was written, as this row: take it up, and leave off what was being done for an older one.
     pub fn wished(&self, row: &Row) {
-        self.mailbox(row.id).wished(row);
+        self.mailbox(row.id).wished(row.version);
     }
 
     /// Something may have changed: look.

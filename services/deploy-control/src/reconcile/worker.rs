@@ -164,7 +164,7 @@ impl Worker<'_> {
                 Err(error) => return self.wait_for_registry(&error),
             },
         };
-        self.mailbox.works_on(&row);
+        self.mailbox.works_on(row.version);
         self.review_renewal(&row);
         if row.desired == Desired::Deleted {
             // What it was given is taken away from it.

@@ -286,7 +286,7 @@ impl Registry {
         self.strikes.pass("registry.write", id, write(&self.store, row, events, self.now_ms())).await
     }
 
-    /// The same; nothing is lost where it is not known afterwards whether it was written.
+    /// The same, perhaps in one transaction with what others write: for what waits behind many of its kind.
     async fn write_together(&self, row: Row, events: &[NewEvent]) -> Result<Option<Row>, Error> {
         let id = row.id;
         let writing = self.together.write(&self.store, row, events, self.now_ms());

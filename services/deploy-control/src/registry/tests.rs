@@ -114,6 +114,34 @@ async fn what_waits_is_written_together_and_each_for_itself() {
 }
 
 #[tokio::test]
+async fn what_waits_is_written_in_the_turn_of_whoever_has_one_first() {
+    for Fixture { registry, store, .. } in each().await {
+        // Several have a turn at once on PostgreSQL: nobody waits there.
+        if registry.store().kind() != store::Kind::Sqlite {
+            continue;
+        }
+        let first = registry.register(&wanted(1, "guest-1"), &plan()).await.unwrap().row;
+        let second = registry.register(&wanted(2, "guest-2"), &plan()).await.unwrap().row;
+        let begins = begins();
+        let turn = registry.store().begin().await.unwrap();
+        let mut one = Box::pin(registry.record(&first, &begins));
+        let mut between = Box::pin(async {
+            let mut transaction = registry.store().begin().await.unwrap();
+            let version = sqlx::query_scalar::<_, i64>("SELECT version FROM instances WHERE id = $1");
+            version.bind(second.id.to_string()).fetch_one(&mut *transaction).await.unwrap()
+        });
+        let mut other = Box::pin(registry.record(&second, &begins));
+        assert!(poll!(&mut one).is_pending());
+        assert!(poll!(&mut between).is_pending());
+        assert!(poll!(&mut other).is_pending());
+        turn.rollback().await.unwrap();
+        let (one, seen, other) = tokio::join!(one, between, other);
+        assert!(one.unwrap().is_some() && other.unwrap().is_some(), "{}", store.name());
+        assert_eq!(seen, second.version + 1, "it came after whoever was before the other in line");
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_left_off_while_it_writes_for_others_too_takes_nothing_of_theirs_with_it() {
     for Fixture { registry, store, .. } in each().await {
         let [first, second] = [1, 2].map(|n| wanted(n, &format!("guest-{n}")));

@@ -108,6 +108,11 @@ enum Error {
 impl Meter {
     /// Measures again and again, until `stop`.
     pub async fn run(self, stop: Shutdown) {
+        // After a start everybody else has more urgent things to do with the disk.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(self.every / LOOKS) => {}
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

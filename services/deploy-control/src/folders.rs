@@ -15,7 +15,7 @@ mod tombstone;
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -151,14 +151,14 @@ impl DiskUse {
 /// The folders of all instances.
 #[derive(Debug, Clone)]
 pub struct Folders {
-    data_dir: PathBuf,
+    data_dir: Arc<Path>,
     run: Files,
     instances: Files,
     /// Whether each instance's folders are given to its own user; else they stay this process's.
     own_users: bool,
     /// By how much an instance's user id is another one on this host; see [`Folders::shift_ids`].
     shift: Arc<AtomicU32>,
-    settings: InstanceSettings,
+    settings: Arc<InstanceSettings>,
     turns: Turns,
 }
 
@@ -175,12 +175,12 @@ impl Folders {
         root.create_dir("run", 0o755, None)?;
         root.create_dir("instances", 0o711, None)?;
         Ok(Self {
-            data_dir: data_dir.to_owned(),
+            data_dir: data_dir.into(),
             run: Files::new(root.dir("run")?),
             instances: Files::new(root.dir("instances")?),
             own_users,
             shift: Arc::default(),
-            settings,
+            settings: Arc::new(settings),
             turns: Turns::default(),
         })
     }

@@ -105,7 +105,7 @@ impl Service {
             gate: gate.clone(),
             strikes: config.strikes.clone(),
         };
-        let reconciler = Reconciler::start(parts, stop.clone());
+        let reconciler = Reconciler::start(parts, rows, stop.clone());
         let tasks = TaskTracker::new();
         let meter = disk::Meter {
             registry: registry.clone(),

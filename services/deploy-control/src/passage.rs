@@ -123,7 +123,7 @@ impl Keeper {
                 backoff.next(&entropy)
             };
             if let Some(state) = state {
-                self.tell(state, &reconciler).await;
+                self.tell(state, &reconciler);
             }
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -135,10 +135,11 @@ impl Keeper {
         }
     }
 
-    async fn tell(&self, state: State, reconciler: &Reconciler) {
+    fn tell(&self, state: State, reconciler: &Reconciler) {
+        let mut before = None;
         let news = self.sender.send_if_modified(|known| {
             let changed = *known != state;
-            known.clone_from(&state);
+            before = Some(std::mem::replace(known, state.clone()));
             changed
         });
         if !news {
@@ -153,7 +154,10 @@ impl Keeper {
             }
             _ => tracing::info!("sockets pass the border of a container"),
         }
-        reconciler.nudge_waiting().await;
+        // Before the first time nobody passes, nor is turned away: they wait at the gate itself.
+        if before != Some(State::Untried) {
+            reconciler.nudge_waiting();
+        }
     }
 
     /// What is known now; `None` when the engine cannot be asked, which changes nothing.

@@ -72,6 +72,18 @@ async fn one_that_is_not_reached_and_cannot_be_stopped_is_not_waited_for_in_vain
 }
 
 #[tokio::test]
+async fn after_a_mistake_of_ours_somebody_else_goes_on() {
+    let mut world = sqlite_world().await;
+    world.config.reconcile.resync = Duration::from_millis(20);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.ready(&alice).await;
+    world.engine.panic_next("stop");
+    service.wish(&alice, "stop").await;
+    service.settled(&alice, Phase::Stopped).await;
+    assert_eq!(world.engine.count("stop", alice.id), 2, "once in vain");
+}
+
+#[tokio::test]
 async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
     let mut world = sqlite_world().await;
     // Longer than anybody waits here.

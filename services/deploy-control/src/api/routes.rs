@@ -27,8 +27,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub(super) async fn feed(State(api): State<Api>) -> Response {
     let (snapshot, engine_away, changes) = api.hub.routes();
     // The router is back: checks and registrations that waited for it need not wait any longer.
-    let reconciler = api.reconciler.clone();
-    tokio::spawn(async move { reconciler.nudge_waiting().await });
+    api.reconciler.nudge_waiting();
 
     let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -43,6 +43,8 @@ struct State {
     image_missing: bool,
     /// The next calls of this name fail so.
     failures: Vec<(&'static str, ErrorKind)>,
+    /// The next calls of this name panic.
+    mistakes: Vec<&'static str>,
     /// Calls of these names fail so, however often they are made.
     refused: HashMap<&'static str, ErrorKind>,
     /// Calls of this name wait until they are let go.
@@ -110,6 +112,11 @@ impl Simulated {
     /// Lets the next call of this name fail. Said twice, the next two fail.
     pub fn fail_next(&self, call: &'static str, kind: ErrorKind) {
         self.state().failures.push((call, kind));
+    }
+
+    /// Lets the next call of this name panic, as a mistake of ours would.
+    pub fn panic_next(&self, call: &'static str) {
+        self.state().mistakes.push(call);
     }
 
     /// Lets every call of this name fail, until [`Self::accept`].
@@ -203,6 +210,11 @@ impl Simulated {
         }
         let mut state = self.state();
         state.calls.push((call, id));
+        if let Some(at) = state.mistakes.iter().position(|name| *name == call) {
+            state.mistakes.remove(at);
+            drop(state);
+            panic!("a mistake in {call}, made by a test");
+        }
         if state.away {
             return Err(EngineError::new(ErrorKind::Unavailable, call));
         }

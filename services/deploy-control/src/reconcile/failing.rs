@@ -88,7 +88,7 @@ impl Worker<'_> {
         {
             // It vanished since it was seen: that changes the plan, and is nobody's failure yet.
             tracing::info!(step = name, "the unit vanished");
-            return Next::Again;
+            return Next::Again(None);
         }
         if let Failure::Engine(error) = &failure
             && error.kind == ErrorKind::Rejected
@@ -141,7 +141,7 @@ impl Worker<'_> {
                 return Box::pin(self.failed(row, Some(Step::Stop { then_up: true }), error.into())).await;
             }
             return match self.inner.write(&row, &outcome::excused()).await {
-                Ok(_) => Next::Again,
+                Ok(_) => Next::Again(None),
                 Err(error) => self.wait_for_registry(&error),
             };
         }
@@ -179,7 +179,7 @@ impl Worker<'_> {
                     let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
                     return Next::After(wait.max(self.away.next(&self.inner.parts.entropy)));
                 }
-                Ok(Some(_)) => return Next::Again,
+                Ok(Some(_)) => return Next::Again(None),
                 Ok(None) => {}
                 Err(error) => return self.wait_for_registry(&error),
             }
@@ -224,7 +224,7 @@ impl Worker<'_> {
             Ok(()) => {
                 let told = Progress { events: vec![renewed_as_broken()], ..Progress::default() };
                 Some(match self.inner.write(row, &told).await {
-                    Ok(Some(_)) => Next::Again,
+                    Ok(Some(_)) => Next::Again(None),
                     Ok(None) => Next::Anew,
                     Err(error) => self.wait_for_registry(&error),
                 })

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 pub(super) struct Mailbox {
     /// Something came since the last look began.
     dirty: AtomicBool,
+    /// What came may have to do with the row.
+    outdated: AtomicBool,
     /// Ends a wait.
     pub(super) look: Notify,
     /// Something was wished; see [`Mailbox::superseded`].
@@ -21,22 +23,30 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
+    /// Something may have changed; nothing of the row.
     pub(super) fn dirty(&self) {
         self.dirty.store(true, Ordering::SeqCst);
+    }
+
+    /// Something may have changed, and the row with it.
+    pub(super) fn outdated(&self) {
+        self.outdated.store(true, Ordering::SeqCst);
+        self.dirty();
     }
 
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::SeqCst)
     }
 
-    /// What came until now is seen by the look that begins now.
-    pub(super) fn clear(&self) {
+    /// What came until now is seen by the look that begins now; whether the row may have changed, so that it must be read for that.
+    pub(super) fn clear(&self) -> bool {
         self.dirty.store(false, Ordering::SeqCst);
         let _ = self.look.notified().now_or_never();
         let _ = self.wish.notified().now_or_never();
+        self.outdated.swap(false, Ordering::SeqCst)
     }
 
-    /// Something may have changed.
+    /// Ends a wait, this one or the next.
     pub(super) fn look(&self) {
         self.look.notify_one();
     }
@@ -90,5 +100,17 @@ mod tests {
         assert!(!is_superseded(), "it is read now");
         mailbox.works_on(5);
         assert!(!is_superseded());
+    }
+
+    #[test]
+    fn a_row_is_read_again_for_what_may_have_changed_it_and_for_nothing_else() {
+        let mailbox = Mailbox::default();
+        mailbox.dirty();
+        assert!(mailbox.is_dirty());
+        assert!(!mailbox.clear(), "a hint of the engine says nothing of the row");
+        mailbox.outdated();
+        assert!(mailbox.is_dirty(), "whoever is about to leave stays");
+        assert!(mailbox.clear());
+        assert!(!mailbox.is_dirty() && !mailbox.clear(), "once");
     }
 }

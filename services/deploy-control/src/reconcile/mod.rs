@@ -17,9 +17,9 @@ mod turn;
 mod worker;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -109,17 +109,13 @@ pub(crate) struct Inner {
     stop: Shutdown,
 }
 
-/// One worker an instance that has something to do.
-#[derive(Default)]
-struct Workers {
-    of: HashMap<InstanceId, Arc<Mailbox>>,
-    /// Whether one has ended already: it may have written what somebody who read before it does not know of.
-    any_ended: bool,
-}
+/// The mailboxes of workers: one an instance that has something to do.
+type Workers = HashMap<InstanceId, Arc<Mailbox>>;
 
 impl Reconciler {
-    /// Starts it; it ends with `stop`, or when the last clone of it is dropped with the runtime it runs on.
-    pub fn start(parts: Parts, stop: Shutdown) -> Self {
+    /// Starts it; it ends with `stop`, or when the last clone of it is dropped with the runtime it runs on. `rows`: every
+    /// instance, as it is; nobody else writes any yet.
+    pub fn start(parts: Parts, rows: Vec<Row>, stop: Shutdown) -> Self {
         let line = Line::new(parts.config.line.clone());
         let permits = Semaphore::new(parts.config.line.at_once);
         let rollouts = Rollouts::new(parts.config.rollout);
@@ -138,6 +134,7 @@ impl Reconciler {
             stop,
         };
         let this = Self(Arc::new(inner));
+        this.begin_with(rows);
         this.0.tasks.spawn(this.clone().oversee());
         this.0.tasks.spawn(this.clone().keep_line());
         this.0.tasks.spawn(this.clone().keep_pool());
@@ -146,44 +143,45 @@ impl Reconciler {
 
     /// A wish was written, as this row: take it up, and leave off what was being done for an older one.
     pub fn wished(&self, row: &Row) {
-        self.mailbox(row.id).wished(row.version);
+        self.mailbox(row.id, Mailbox::outdated).wished(row.version);
     }
 
     /// Something may have changed: look.
     pub fn nudge(&self, id: InstanceId) {
-        self.mailbox(id).look();
+        self.mailbox(id, Mailbox::outdated).look();
     }
 
-    /// Looks at every instance that is not settled: something they may be waiting for has come back.
-    pub async fn nudge_waiting(&self) {
-        match self.0.parts.registry.all().await {
-            Ok(rows) => {
-                let now_ms = self.0.parts.registry.now_ms();
-                rows.iter().filter(|row| !settled(row, now_ms)).for_each(|row| self.nudge(row.id));
-            }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "instances cannot be read")
-            }
+    /// The engine says that something has changed: look.
+    fn hinted(&self, id: InstanceId) {
+        self.mailbox(id, Mailbox::dirty).look();
+    }
+
+    /// Something has come back that instances may be waiting for: whoever waits looks again. Whoever is not settled has a worker
+    /// that waits, or is found by the next look at everything.
+    pub fn nudge_waiting(&self) {
+        self.workers().values().for_each(|mailbox| mailbox.look());
+    }
+
+    /// Looks at every instance for the first time: what was settled may have been settled under other settings, or have changed
+    /// while nobody looked. Each worker begins with the row that was read with all the others.
+    fn begin_with(&self, rows: Vec<Row>) {
+        // What is known of releases, before anybody goes down for one.
+        rows.iter().for_each(|row| self.0.rollouts.note(row));
+        let mut workers = self.workers();
+        for row in rows.into_iter().filter(|row| row.phase != Phase::Deleted) {
+            let (id, mailbox) = (row.id, Arc::<Mailbox>::default());
+            workers.insert(id, mailbox.clone());
+            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox, Some(Box::new(row))));
         }
     }
 
-    /// Looks at every instance. At the start each worker begins with the row that was read with all the others.
+    /// Looks at every instance.
     async fn nudge_all(&self) {
         match self.0.parts.registry.all().await {
             Ok(rows) => {
                 // What is known of releases, before anybody goes down for one.
                 rows.iter().for_each(|row| self.0.rollouts.note(row));
-                let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
-                for row in rows.into_iter().filter(|row| row.phase != Phase::Deleted) {
-                    let (id, is_newest) = (row.id, !workers.any_ended);
-                    match workers.of.entry(id) {
-                        Entry::Vacant(entry) if is_newest => {
-                            let mailbox = entry.insert(Arc::default()).clone();
-                            self.0.tasks.spawn(worker::run(self.clone(), id, mailbox, Some(row)));
-                        }
-                        _ => self.mailbox_in(&mut workers, id).look(),
-                    }
-                }
+                rows.iter().filter(|row| row.phase != Phase::Deleted).for_each(|row| self.nudge(row.id));
             }
             Err(error) => tracing::warn!(error = chain(&error), "instances cannot be read"),
         }
@@ -215,31 +213,39 @@ impl Reconciler {
         self.0.tasks.wait().await;
     }
 
-    /// The instance's worker's mailbox; starts a worker when there is none.
-    fn mailbox(&self, id: InstanceId) -> Arc<Mailbox> {
-        self.mailbox_in(&mut self.0.workers.lock().unwrap_or_else(PoisonError::into_inner), id)
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.0.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn mailbox_in(&self, workers: &mut Workers, id: InstanceId) -> Arc<Mailbox> {
-        let mailbox = workers.of.entry(id).or_insert_with(|| {
+    /// The instance's worker's mailbox, with this left in it; starts a worker when there is none.
+    fn mailbox(&self, id: InstanceId, leave: impl FnOnce(&Mailbox)) -> Arc<Mailbox> {
+        let mut workers = self.workers();
+        let mailbox = workers.entry(id).or_insert_with(|| {
             let mailbox = Arc::new(Mailbox::default());
             self.0.tasks.spawn(worker::run(self.clone(), id, mailbox.clone(), None));
             mailbox
         });
-        mailbox.dirty();
+        leave(mailbox);
         mailbox.clone()
     }
 
     /// Forgets a worker that has nothing to do; false when something came meanwhile.
     fn retire(&self, id: InstanceId, mailbox: &Mailbox) -> bool {
         // Under the lock that `mailbox` takes too, so that nothing falls between looking and leaving.
-        let mut workers = self.0.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = self.workers();
         if mailbox.is_dirty() {
             return false;
         }
-        workers.of.remove(&id);
-        workers.any_ended = true;
+        workers.remove(&id);
         true
+    }
+
+    /// Forgets a worker that is gone, where it still counts as there.
+    fn forget(&self, id: InstanceId, mailbox: &Arc<Mailbox>) {
+        let mut workers = self.workers();
+        if workers.get(&id).is_some_and(|known| Arc::ptr_eq(known, mailbox)) {
+            workers.remove(&id);
+        }
     }
 
     /// Listens to the engine's hints, and looks at everything at the start, from time to time, and whenever the engine
@@ -249,8 +255,6 @@ impl Reconciler {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut orphans = HashSet::new();
         let mut plans = self.0.parts.plans.clone();
-        // What was settled may have been settled under other settings, or have changed while nobody looked.
-        self.nudge_all().await;
         while !stop.is_cancelled() {
             match self.0.parts.engine.watch().await {
                 Ok(mut hints) => {
@@ -267,7 +271,7 @@ impl Reconciler {
                             _ = timer.tick() => listens = self.look_and_listen(&mut orphans, &mut hints).await,
                             () = plans.changed() => self.nudge_all().await,
                             hint = hints.next() => match hint {
-                                Some(hint) => self.nudge(hint.0),
+                                Some(hint) => self.hinted(hint.0),
                                 None => listens = false,
                             },
                         }
@@ -298,7 +302,7 @@ impl Reconciler {
             tokio::select! {
                 answers = &mut looking => return answers,
                 hint = hints.next() => match hint {
-                    Some(hint) => self.nudge(hint.0),
+                    Some(hint) => self.hinted(hint.0),
                     None => {
                         looking.await;
                         return false;

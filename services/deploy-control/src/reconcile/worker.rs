@@ -8,6 +8,7 @@ use contracts::{
     deploy::{Desired, EventCode, Phase},
 };
 use futures_util::future::join_all;
+use scopeguard::guard;
 use tracing::Instrument;
 
 use super::{
@@ -38,8 +39,8 @@ const PLANS: u32 = 12;
 pub(super) enum Next {
     /// Nothing is left to do.
     Rest,
-    /// Look again now: this round got somewhere.
-    Again,
+    /// Look again now: this round got somewhere. With its row, where that is known as it was written last.
+    Again(Option<Box<Row>>),
     /// Look again now: something else is wanted.
     Anew,
     /// Look again after this long, or when something comes.
@@ -60,9 +61,11 @@ impl<E: Into<Failure>> From<E> for Stop {
     }
 }
 
-/// Works until nothing is left to do. `first`: its row, where it was read after the last worker of this instance had ended.
-pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>, mut first: Option<Row>) {
+/// Works until nothing is left to do. `known`: its row, where it was read after the last worker of this instance had ended.
+pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mailbox>, mut known: Option<Box<Row>>) {
     let inner = reconciler.0.clone();
+    // Whoever is nudged after a mistake of ours has ended this worker gets another.
+    let _gone = guard((), |()| reconciler.forget(id, &mailbox));
     let span = tracing::info_span!("reconcile", instance = %id);
     let mut worker = Worker {
         inner: &inner,
@@ -85,18 +88,19 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
     };
     let work = async {
         let mut plans = 0;
+        if known.is_none() {
+            // It is read for what came.
+            mailbox.clear();
+        }
         loop {
-            let first = first.take();
-            if first.is_none() {
-                mailbox.clear();
-            }
-            let next = worker.round(id, first, plans >= PLANS).await;
-            plans = if matches!(next, Next::Again) { plans + 1 } else { 0 };
+            let next = worker.round(id, known.take(), plans >= PLANS).await;
+            plans = if matches!(next, Next::Again(_)) { plans + 1 } else { 0 };
             if matches!(next, Next::Rest | Next::After(_)) && !mailbox.is_dirty() {
                 inner.line.stays_away(id);
             }
             match next {
-                Next::Again | Next::Anew => {}
+                Next::Again(row) => known = row,
+                Next::Anew => {}
                 Next::Rest if mailbox.is_dirty() || !reconciler.retire(id, &mailbox) => {}
                 Next::Rest => return,
                 Next::After(wait) => tokio::select! {
@@ -104,6 +108,9 @@ pub(super) async fn run(reconciler: Reconciler, id: InstanceId, mailbox: Arc<Mai
                     () = mailbox.look.notified() => {}
                     () = mailbox.superseded() => {}
                 },
+            }
+            if mailbox.clear() {
+                known = None;
             }
         }
     };
@@ -150,13 +157,13 @@ pub(super) struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn round(&mut self, id: InstanceId, first: Option<Row>, endless: bool) -> Next {
+    async fn round(&mut self, id: InstanceId, known: Option<Box<Row>>, endless: bool) -> Next {
         self.pending = Progress::default();
         self.healthy = None;
-        let row = match first {
+        let row = match known {
             Some(row) => {
                 self.inner.told(&row);
-                row
+                *row
             }
             None => match self.inner.read(id).await {
                 Ok(row) => row,
@@ -234,7 +241,7 @@ impl Worker<'_> {
                     () = self.mailbox.superseded() => return Next::Anew,
                 };
                 if ended {
-                    return Next::Again;
+                    return Next::Again(None);
                 }
             }
             if row.phase != Phase::Deleted {
@@ -318,7 +325,7 @@ impl Worker<'_> {
                         self.away.reset();
                         self.excused = (0, 0);
                         self.way = Way::default();
-                        Next::Again
+                        Next::Again(Some(Box::new(row)))
                     }
                     Err((_, Stop::Superseded)) => Next::Anew,
                     Err((step, Stop::Failed(_, failure))) => self.failed(row, Some(step), failure).await,
@@ -374,7 +381,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Takes the steps. What each means for the row is written while the next one is under way.
+    /// Takes the steps. What each means for the row is written while the next one is under way; what a drain does, before it.
     async fn take(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), (Step, Stop)> {
         if row.phase == Phase::Unknown {
             self.pending.events.push(NewEvent::of(EventCode::EngineBack));
@@ -410,7 +417,7 @@ impl Worker<'_> {
         strikes::within(step_name(&last), self.write(row)).await.map_err(|stop| (last, stop))
     }
 
-    /// Takes steps that need nothing of each other, and writes what is pending meanwhile.
+    /// Takes steps that need nothing of each other, and writes what is pending: meanwhile, or before a drain.
     async fn write_and_act(&mut self, row: &mut Row, steps: &[Step]) -> Result<(), Stop> {
         if steps.iter().all(only_tells) {
             self.inner.parts.strikes.pass("step", row.id, std::future::ready(())).await;
@@ -450,7 +457,17 @@ impl Worker<'_> {
         };
         // Left off, the engine would come to the end of it all the same, under the feet of who came meanwhile.
         let whole = matches!(steps, [Step::Pause | Step::Stop { .. } | Step::TakeDown]);
-        let both = async { tokio::join!(inner.write(row, &progress), acting) };
+        // The router hears of it only once it is written.
+        let is_told_first = matches!(steps, [Step::Drain]);
+        let both = async {
+            if !is_told_first {
+                return tokio::join!(inner.write(row, &progress), acting);
+            }
+            match inner.write(row, &progress).await {
+                written @ Ok(Some(_)) => (written, acting.await),
+                unwritten => (unwritten, Ok(None)),
+            }
+        };
         let (written, acted) = tokio::select! {
             biased;
             outcome = both => outcome,

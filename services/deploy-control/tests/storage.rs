@@ -26,23 +26,57 @@ use tokio::{
 /// Room for a registry and a few people.
 const ROOM_KB: u64 = 8 << 10;
 
-/// Every call that writes, with a body; all of them by somebody who is there but the first.
-fn calls(there: &Person, new: &Person) -> Vec<(String, Value)> {
+/// A call: its method, its path and its body.
+type Call = (&'static str, String, Value);
+
+/// Those who ask.
+struct People {
+    /// Who is there.
+    alice: Person,
+    /// Who signs up.
+    bob: Person,
+    /// Who is deleted, and may take that back.
+    carol: Person,
+}
+
+impl People {
+    async fn of(service: &Running) -> Self {
+        let people = Self { alice: Person::named("alice"), bob: Person::named("bobby"), carol: Person::named("carol") };
+        service.ready(&people.alice).await;
+        service.ready(&people.carol).await;
+        service.delete(&people.carol).await;
+        service.settled(&people.carol, Phase::PendingDeletion).await;
+        people
+    }
+}
+
+/// Every call that writes, but for a restore.
+fn calls(people: &People) -> Vec<Call> {
+    let there = &people.alice;
     let owner = json!({ "account_id": there.account });
     let of = |wish: &str| format!("/api/instances/{}/{wish}", there.id);
     vec![
-        ("/api/instances/register".into(), json!(new.wanted())),
-        ("/api/instances/configure-provider".into(), there.provider("sk-canary-of-a-full-disk")),
-        (of("restart"), owner.clone()),
-        (of("stop"), owner),
-        (of("delete"), json!({ "by": there.account, "slug": there.slug })),
+        ("POST", "/api/instances/register".into(), json!(people.bob.wanted())),
+        ("POST", "/api/instances/configure-provider".into(), there.provider("sk-canary-of-a-full-disk")),
+        ("POST", of("restart"), owner.clone()),
+        ("POST", of("stop"), owner),
+        ("POST", of("delete"), json!({ "by": there.account, "slug": there.slug })),
+        ("POST", of("plan"), json!({ "plan": SMALL })),
+        // That somebody takes their data along is told in their events.
+        ("GET", of(&format!("export?by={}", there.account)), Value::Null),
+        ("POST", format!("/api/instances/{}/undelete", people.carol.id), json!({ "by": people.carol.account })),
     ]
 }
 
+/// The plan that is asked for.
+const SMALL: &str = "workspace-small";
+/// The operator's plans.
+const PLANS: &str = "[workspace-small]\nmemory_mb = 100\n";
+
 /// Each call is answered with 503, a stable code and when to come back, and with nothing of the inside.
-async fn refuses(service: &Running, calls: &[(String, Value)]) {
-    for (path, body) in calls {
-        let answer = service.request("POST", path).json(body).send().await.unwrap();
+async fn refuses(service: &Running, calls: &[Call]) {
+    for (method, path, body) in calls {
+        let answer = service.request(method, path).json(body).send().await.unwrap();
         assert_eq!(answer.status(), 503, "{path}");
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(header("content-type").as_deref(), Some("application/problem+json"), "{path}");
@@ -66,7 +100,8 @@ async fn refuses_a_restore(service: &Running, there: &Person, archive: Vec<u8>) 
 }
 
 /// Afterwards every call is taken, and comes to its end.
-async fn goes_on(service: &Running, there: &Person, new: &Person) {
+async fn goes_on(service: &Running, people: &People) {
+    let People { alice: there, bob: new, carol: deleted } = people;
     let answer = service.request("POST", "/api/instances/register").json(&new.wanted()).send().await.unwrap();
     let status = answer.status();
     assert_eq!(status, 202, "{}", answer.text().await.unwrap());
@@ -77,6 +112,14 @@ async fn goes_on(service: &Running, there: &Person, new: &Person) {
     assert_eq!((ready.applied_config_generation, ready.error), (1, None));
     let codes = service.codes(there).await;
     assert!(!codes.contains(&EventCode::Failed) && !codes.contains(&EventCode::ConfigRolledBack), "{codes:?}");
+    assert_eq!(service.instance(deleted).await.phase, Phase::PendingDeletion, "it is as it was");
+    service.undelete(deleted).await;
+    service.settled(deleted, Phase::Ready).await;
+    let (status, _) =
+        service.post::<Value>(&format!("/api/instances/{}/plan", there.id), &json!({ "plan": SMALL })).await;
+    assert_eq!(status, 202);
+    assert_eq!(service.settled(there, Phase::Ready).await.plan.as_str(), SMALL);
+    assert!(!service.export(there).await.is_empty());
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {
@@ -94,19 +137,21 @@ async fn on(volume: &Volume) -> World {
 async fn a_full_disk() {
     let Some(volume) = Volume::mount(ROOM_KB) else { return };
     let world = on(&volume).await;
-    let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.ready(&alice).await;
+    world.write_plans(PLANS);
+    let service = world.start().await;
+    let people = People::of(&service).await;
+    let alice = &people.alice;
     let before = names(&world.config_dir(alice.id));
 
     volume.fill();
-    refuses(&service, &calls(&alice, &bob)).await;
+    refuses(&service, &calls(&people)).await;
     // What is there goes on, and can be looked at.
-    assert_eq!(service.instance(&alice).await.phase, Phase::Ready);
+    assert_eq!(service.instance(alice).await.phase, Phase::Ready);
     assert!(world.engine.is_running(alice.id));
     assert_eq!(names(&world.config_dir(alice.id)), before, "nothing half-written stays");
 
     volume.free();
-    goes_on(&service, &alice, &bob).await;
+    goes_on(&service, &people).await;
     assert_eq!(names(&world.config_dir(alice.id)), BTreeSet::from(["config.1.json".into(), "config.json".into()]));
 }
 
@@ -157,42 +202,48 @@ async fn a_read_only_disk() {
     let mut world = on(&volume).await;
     // A remount needs that nobody has a file open for writing, as a file system that met an error does not.
     world.config.database = world.store.database().clone();
-    let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.ready(&alice).await;
+    world.write_plans(PLANS);
+    let service = world.start().await;
+    let people = People::of(&service).await;
+    let (alice, bob) = (&people.alice, &people.bob);
     let before = names(&world.config_dir(alice.id));
 
     volume.set_read_only(true);
-    let configure = calls(&alice, &bob).into_iter().filter(|(path, _)| path.ends_with("provider")).collect::<Vec<_>>();
-    refuses(&service, &configure).await;
-    service.register(&bob).await;
-    let waits = service.until(&bob, "waiting for the disk", |instance| instance.error.is_some()).await;
+    // The others only write to the registry.
+    let with_files = |(_, path, _): &Call| path.ends_with("provider") || path.ends_with("undelete");
+    refuses(&service, &calls(&people).into_iter().filter(with_files).collect::<Vec<_>>()).await;
+    service.register(bob).await;
+    let waits = service.until(bob, "waiting for the disk", |instance| instance.error.is_some()).await;
     assert_eq!(waits.error.unwrap().code, "storage_failed");
     assert_eq!(names(&world.config_dir(alice.id)), before, "nothing half-written stays");
 
     volume.set_read_only(false);
-    service.settled(&bob, Phase::Ready).await;
-    goes_on(&service, &alice, &bob).await;
+    service.settled(bob, Phase::Ready).await;
+    goes_on(&service, &people).await;
 }
 
 #[tokio::test]
 async fn a_database_that_is_locked() {
     let world = sqlite_world().await;
-    let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-    service.ready(&alice).await;
-    let archive = service.export(&alice).await;
+    world.write_plans(PLANS);
+    let service = world.start().await;
+    let people = People::of(&service).await;
+    let alice = &people.alice;
+    let archive = service.export(alice).await;
     let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
     let before = (names(&folder), names(&world.config_dir(alice.id)));
     let Database::Sqlite(path) = world.store.database() else { panic!("SQLite") };
     let mut other = AnyConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     other.execute("BEGIN EXCLUSIVE").await.unwrap();
     // All at once: each waits as long as a lock is waited for.
-    let calls = calls(&alice, &bob);
+    let calls = calls(&people);
     let asking = futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call))));
-    tokio::join!(asking, refuses_a_restore(&service, &alice, archive));
-    assert_eq!(service.instance(&alice).await.phase, Phase::Ready, "it can be looked at");
+    asking.await;
+    refuses_a_restore(&service, alice, archive).await;
+    assert_eq!(service.instance(alice).await.phase, Phase::Ready, "it can be looked at");
     assert_eq!((names(&folder), names(&world.config_dir(alice.id))), before, "nothing half-written stays");
     other.execute("ROLLBACK").await.unwrap();
-    goes_on(&service, &alice, &bob).await;
+    goes_on(&service, &people).await;
 }
 
 #[tokio::test]
@@ -200,14 +251,16 @@ async fn connections_that_the_server_ends() {
     for world in worlds().await {
         let Database::Postgres { url, schema } = world.store.database() else { continue };
         use secrecy::ExposeSecret;
-        let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-        service.ready(&alice).await;
+        world.write_plans(PLANS);
+        let service = world.start().await;
+        let people = People::of(&service).await;
+        let alice = &people.alice;
         let mut other = AnyConnection::connect(url.expose_secret()).await.unwrap();
         // Whoever waits for a lock on the table is ended in the middle of a statement, and whoever holds none at rest.
         for round in 0..3 {
             let lock = format!("BEGIN; LOCK TABLE \"{schema}\".instances IN ACCESS EXCLUSIVE MODE");
             sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut other).await.unwrap();
-            let calls = calls(&alice, &bob);
+            let calls = calls(&people);
             let asking =
                 futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call))));
             let ending = async {
@@ -224,9 +277,9 @@ async fn connections_that_the_server_ends() {
                 () = ending => {}
             }
             sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-            assert_eq!(service.instance(&alice).await.phase, Phase::Ready, "round {round}");
+            assert_eq!(service.instance(alice).await.phase, Phase::Ready, "round {round}");
         }
-        goes_on(&service, &alice, &bob).await;
+        goes_on(&service, &people).await;
     }
 }
 
@@ -276,21 +329,24 @@ async fn a_database_that_is_gone_for_a_while() {
         url.set_ip_host(wire.at.ip()).unwrap();
         url.set_port(Some(wire.at.port())).unwrap();
         world.config.database = Database::Postgres { url: url.to_string().into(), schema: schema.clone() };
-        let (service, alice, bob) = (world.start().await, Person::named("alice"), Person::named("bobby"));
-        service.ready(&alice).await;
-        let archive = service.export(&alice).await;
+        world.write_plans(PLANS);
+        let service = world.start().await;
+        let people = People::of(&service).await;
+        let alice = &people.alice;
+        let archive = service.export(alice).await;
         let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
         let before = (names(&folder), names(&world.config_dir(alice.id)));
 
         wire.cut().await;
-        let calls = calls(&alice, &bob);
+        let calls = calls(&people);
         let asking =
             futures_util::future::join_all(calls.iter().map(|call| refuses(&service, std::slice::from_ref(call))));
-        tokio::join!(asking, refuses_a_restore(&service, &alice, archive));
+        asking.await;
+        refuses_a_restore(&service, alice, archive).await;
         assert!(world.engine.is_running(alice.id), "nothing is torn down");
         assert_eq!((names(&folder), names(&world.config_dir(alice.id))), before, "nothing half-written stays");
 
         wire.mend().await;
-        goes_on(&service, &alice, &bob).await;
+        goes_on(&service, &people).await;
     }
 }

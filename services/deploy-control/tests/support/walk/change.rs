@@ -220,6 +220,9 @@ impl Change {
         } else if !self.is_sign_up() {
             service.register(person).await;
             settled(service, person, Phase::Ready).await?;
+            // It is tidied up after that is said: no part of what comes next.
+            let token = ground.folder("instances", person).join("config/registration.json");
+            in_the_end(async || if token.exists() { Err(format!("{token:?} is there")) } else { Ok(()) }).await?;
         }
         match self {
             Self::Configure | Self::ConfigureInVain => {

@@ -108,20 +108,17 @@ enum Error {
 impl Meter {
     /// Measures again and again, until `stop`.
     pub async fn run(self, stop: Shutdown) {
-        // After a start everybody else has more urgent things to do with the disk.
+        let measuring = async {
+            // After a start everybody else has more urgent things to do with the disk.
+            tokio::time::sleep(self.every / LOOKS).await;
+            loop {
+                self.pass().await;
+                self.next().await;
+            }
+        };
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(self.every / LOOKS) => {}
-        }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.pass() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.next() => {}
-            }
+            () = stop.cancelled() => {}
+            () = measuring => {}
         }
     }
 

@@ -136,13 +136,8 @@ impl Keeper {
     }
 
     fn tell(&self, state: State, reconciler: &Reconciler) {
-        let mut before = None;
-        let news = self.sender.send_if_modified(|known| {
-            let changed = *known != state;
-            before = Some(std::mem::replace(known, state.clone()));
-            changed
-        });
-        if !news {
+        let before = self.sender.send_replace(state.clone());
+        if before == state {
             return;
         }
         match &state {
@@ -155,7 +150,7 @@ impl Keeper {
             _ => tracing::info!("sockets pass the border of a container"),
         }
         // Before the first time nobody passes, nor is turned away: they wait at the gate itself.
-        if before != Some(State::Untried) {
+        if before != State::Untried {
             reconciler.nudge_waiting();
         }
     }

@@ -40,13 +40,16 @@ struct People {
 }
 
 impl People {
-    async fn of(service: &Running) -> Self {
+    /// Starts the service, with the operator's plans and these people.
+    async fn of(world: &World) -> (Running, Self) {
+        world.write_plans("[workspace-small]\nmemory_mb = 100\n");
+        let service = world.start().await;
         let people = Self { alice: Person::named("alice"), bob: Person::named("bobby"), carol: Person::named("carol") };
         service.ready(&people.alice).await;
         service.ready(&people.carol).await;
         service.delete(&people.carol).await;
         service.settled(&people.carol, Phase::PendingDeletion).await;
-        people
+        (service, people)
     }
 }
 
@@ -70,8 +73,6 @@ fn calls(people: &People) -> Vec<Call> {
 
 /// The plan that is asked for.
 const SMALL: &str = "workspace-small";
-/// The operator's plans.
-const PLANS: &str = "[workspace-small]\nmemory_mb = 100\n";
 
 /// Each call is answered with 503, a stable code and when to come back, and with nothing of the inside.
 async fn refuses(service: &Running, calls: &[Call]) {
@@ -137,9 +138,7 @@ async fn on(volume: &Volume) -> World {
 async fn a_full_disk() {
     let Some(volume) = Volume::mount(ROOM_KB) else { return };
     let world = on(&volume).await;
-    world.write_plans(PLANS);
-    let service = world.start().await;
-    let people = People::of(&service).await;
+    let (service, people) = People::of(&world).await;
     let alice = &people.alice;
     let before = names(&world.config_dir(alice.id));
 
@@ -202,9 +201,7 @@ async fn a_read_only_disk() {
     let mut world = on(&volume).await;
     // A remount needs that nobody has a file open for writing, as a file system that met an error does not.
     world.config.database = world.store.database().clone();
-    world.write_plans(PLANS);
-    let service = world.start().await;
-    let people = People::of(&service).await;
+    let (service, people) = People::of(&world).await;
     let (alice, bob) = (&people.alice, &people.bob);
     let before = names(&world.config_dir(alice.id));
 
@@ -225,9 +222,7 @@ async fn a_read_only_disk() {
 #[tokio::test]
 async fn a_database_that_is_locked() {
     let world = sqlite_world().await;
-    world.write_plans(PLANS);
-    let service = world.start().await;
-    let people = People::of(&service).await;
+    let (service, people) = People::of(&world).await;
     let alice = &people.alice;
     let archive = service.export(alice).await;
     let folder = world.config.data_dir.join(format!("instances/{}", alice.id));
@@ -251,9 +246,7 @@ async fn connections_that_the_server_ends() {
     for world in worlds().await {
         let Database::Postgres { url, schema } = world.store.database() else { continue };
         use secrecy::ExposeSecret;
-        world.write_plans(PLANS);
-        let service = world.start().await;
-        let people = People::of(&service).await;
+        let (service, people) = People::of(&world).await;
         let alice = &people.alice;
         let mut other = AnyConnection::connect(url.expose_secret()).await.unwrap();
         // Whoever waits for a lock on the table is ended in the middle of a statement, and whoever holds none at rest.
@@ -329,9 +322,7 @@ async fn a_database_that_is_gone_for_a_while() {
         url.set_ip_host(wire.at.ip()).unwrap();
         url.set_port(Some(wire.at.port())).unwrap();
         world.config.database = Database::Postgres { url: url.to_string().into(), schema: schema.clone() };
-        world.write_plans(PLANS);
-        let service = world.start().await;
-        let people = People::of(&service).await;
+        let (service, people) = People::of(&world).await;
         let alice = &people.alice;
         let archive = service.export(alice).await;
         let folder = world.config.data_dir.join(format!("instances/{}", alice.id));

@@ -84,6 +84,25 @@ async fn after_a_mistake_of_ours_somebody_else_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_wished_as_something_comes_to_its_end_is_taken_up_at_once() {
+    let mut world = sqlite_world().await;
+    // Longer than anybody waits here: a worker that did not see the wish would leave it to that.
+    world.config.reconcile.resync = Duration::from_secs(600);
+    let (service, alice) = (world.start().await, Person::named("alice"));
+    service.ready(&alice).await;
+    for _ in 0..10 {
+        // So that there is time between the row that is told and the end of the work on it.
+        for n in 0..900 {
+            std::fs::write(world.config_dir(alice.id).join(format!(".tmp-{n}")), "").unwrap();
+        }
+        for (wish, phase) in [("restart", Phase::Ready), ("stop", Phase::Stopped), ("start", Phase::Ready)] {
+            service.wish(&alice, wish).await;
+            service.settled(&alice, phase).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_start_that_is_wished_between_two_attempts_is_one_of_its_own() {
     let mut world = sqlite_world().await;
     // Longer than anybody waits here.
